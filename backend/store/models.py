@@ -1,0 +1,44 @@
+"""Models: versions of a project, the champion, and the best champion so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend.store.tables import Model, Project, Run
+from mpamatch.errors import NotFound
+
+
+def all_of(session: Session, project_id: int) -> Sequence[Model]:
+    return session.scalars(select(Model).where(Model.project_id == project_id).order_by(Model.id)).all()
+
+
+def by_version(session: Session, project_id: int, version: str) -> Model:
+    """Raises NotFound."""
+    model = session.scalars(
+        select(Model).where(Model.project_id == project_id, Model.version == version)
+    ).one_or_none()
+    if model is None:
+        raise NotFound(f"model {version!r}", "does not exist", "see `mpamatch models list`")
+    return model
+
+
+def next_version(session: Session, project: Project) -> str:
+    """The version that the next run's candidate will carry; numbers of failed runs are not used again."""
+    runs = session.scalar(select(func.count()).select_from(Run).where(Run.project_id == project.id)) or 0
+    return f"{project.key}-m{runs + 1}"
+
+
+def candidate_of(session: Session, run_id: int) -> Model | None:
+    return session.scalars(select(Model).where(Model.run_id == run_id)).one_or_none()
+
+
+def promoted(session: Session, project_id: int) -> Sequence[Model]:
+    """Trained models that serve or have served, oldest first."""
+    return session.scalars(
+        select(Model)
+        .where(Model.project_id == project_id, Model.kind == "trained", Model.state.in_(("champion", "retired")))
+        .order_by(Model.id)
+    ).all()

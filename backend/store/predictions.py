@@ -1,0 +1,152 @@
+"""Predictions and their regions: what is missing, who makes it, and keeping it once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from backend.store.tables import Model, Prediction, Region, Task, Tile
+from mpamatch.domain.regions import Region as FoundRegion
+
+
+@dataclass(frozen=True)
+class DuePrediction:
+    """One tile that one model has not seen yet."""
+
+    tile_id: int
+    model_id: int
+    png_blob: str
+    model_kind: str
+    model_blob: str | None
+
+
+# Tiles of the champion, and what a judgement needs: every labelled audit tile by the candidate, the champion and the
+# best champion so far. Order: what someone has open, what Label Studio shows, judgements, the rest of the pool.
+_DUE = text(
+    """
+    SELECT t.id, d.model_id, t.png_blob, m.kind, m.blob
+    FROM tile t
+    JOIN (
+        SELECT t.id AS tile_id, p.champion_id AS model_id, 2 AS urgency
+        FROM tile t JOIN project p ON p.id = t.project_id
+        WHERE t.state = 'ready' AND p.champion_id IS NOT NULL
+        UNION ALL
+        SELECT DISTINCT t.id, m.id, 1
+        FROM run r
+        JOIN model m ON m.project_id = r.project_id
+             AND (m.run_id = r.id OR m.state IN ('champion', 'retired'))
+        JOIN image i ON i.project_id = r.project_id AND i.split = 'audit'
+        JOIN tile t ON t.image_id = i.id AND t.state = 'ready'
+        JOIN mask k ON k.tile_id = t.id AND k.withdrawn_at IS NULL AND k.reviewed_share > 0
+        WHERE r.state = 'judging'
+    ) d ON d.tile_id = t.id
+    JOIN model m ON m.id = d.model_id
+    WHERE NOT EXISTS (SELECT 1 FROM prediction q WHERE q.tile_id = t.id AND q.model_id = d.model_id)
+      AND (t.lease_until IS NULL OR t.lease_until < :now)
+    ORDER BY t.wanted_at DESC NULLS LAST,
+             CASE WHEN EXISTS (SELECT 1 FROM task k WHERE k.tile_id = t.id AND k.state = 'live') THEN 0 ELSE d.urgency END,
+             d.model_id, t.id
+    LIMIT :limit
+    FOR UPDATE OF t SKIP LOCKED
+    """
+)
+
+
+def claim_due(session: Session, *, now: datetime, holder: str, lease_s: float, limit: int) -> list[DuePrediction]:
+    """Take a timed claim on the most urgent missing predictions; two workers never take the same tile."""
+    due = [DuePrediction(*row) for row in session.execute(_DUE, {"now": now, "limit": limit})]
+    session.execute(
+        update(Tile)
+        .where(Tile.id.in_([d.tile_id for d in due]))
+        .values(lease_holder=holder, lease_until=now + timedelta(seconds=lease_s))
+    )
+    return due
+
+
+def release(session: Session, tile_ids: Sequence[int], *, holder: str) -> None:
+    """Give back claims that are still ours."""
+    session.execute(
+        update(Tile)
+        .where(Tile.id.in_(tile_ids), Tile.lease_holder == holder)
+        .values(lease_holder=None, lease_until=None)
+    )
+
+
+def keep(
+    session: Session,
+    *,
+    tile_id: int,
+    model_id: int,
+    class_blob: str,
+    confidence_blob: str,
+    class_areas: Mapping[str, int],
+    regions: Sequence[FoundRegion],
+) -> bool:
+    """Store one prediction with its regions; False when it is here already (a job may run twice)."""
+    prediction_id = session.scalar(
+        insert(Prediction)
+        .values(
+            tile_id=tile_id,
+            model_id=model_id,
+            class_blob=class_blob,
+            confidence_blob=confidence_blob,
+            class_areas=dict(class_areas),
+        )
+        .on_conflict_do_nothing()
+        .returning(Prediction.id)
+    )
+    if prediction_id is None:
+        return False
+    session.add_all(
+        Region(
+            prediction_id=prediction_id,
+            x_px=r.box.x_px,
+            y_px=r.box.y_px,
+            width_px=r.box.width_px,
+            height_px=r.box.height_px,
+            polygon=[[list(point) for point in ring] for ring in r.rings],
+            area_px=r.area_px,
+            uncertainty=r.uncertainty,
+            margin=r.margin,
+            impurity=r.impurity,
+            disagreement=r.disagreement,
+            mean_confidence=r.mean_confidence,
+            predicted_class=r.predicted_class,
+        )
+        for r in regions
+    )
+    return True
+
+
+def of(session: Session, tile_id: int, model_id: int) -> Prediction | None:
+    return session.scalars(
+        select(Prediction).where(Prediction.tile_id == tile_id, Prediction.model_id == model_id)
+    ).one_or_none()
+
+
+def by_version(session: Session, project_id: int, version: str, tile_ids: Sequence[int]) -> dict[int, Prediction]:
+    """Stored predictions of one model version, by tile id."""
+    rows = session.scalars(
+        select(Prediction)
+        .join(Model, Model.id == Prediction.model_id)
+        .where(Model.project_id == project_id, Model.version == version, Prediction.tile_id.in_(tile_ids))
+    )
+    return {p.tile_id: p for p in rows}
+
+
+def missing_for(session: Session, project_id: int, model_id: int, *, live_tasks_only: bool) -> int:
+    """How many ready tiles (or tiles shown in Label Studio) the model has not seen."""
+    seen = select(Prediction.id).where(Prediction.tile_id == Tile.id, Prediction.model_id == model_id).exists()
+    query = select(Tile.id).where(Tile.project_id == project_id, Tile.state == "ready", ~seen)
+    if live_tasks_only:
+        query = query.where(select(Task.id).where(Task.tile_id == Tile.id, Task.state == "live").exists())
+    return len(session.scalars(query).all())
+
+
+def regions_by_id(session: Session, region_ids: Sequence[int]) -> dict[int, Region]:
+    return {r.id: r for r in session.scalars(select(Region).where(Region.id.in_(region_ids)))}

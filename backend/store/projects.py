@@ -1,0 +1,82 @@
+"""Projects: finding one, and reading its classes and policy as values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.store.tables import Model, Project
+from mpamatch.domain.classes import ClassSet
+from mpamatch.domain.policy import Policy
+from mpamatch.errors import BadInput, Conflict, NotFound
+
+
+def slug(title: str) -> str:
+    """A short key from a title: lower case letters, digits and dashes; it begins every model version's name."""
+    key = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-")
+    return key or "project"
+
+
+def create(session: Session, *, title: str, classes: ClassSet, policy: Policy, seed: int, label_type: str = "brush") -> Project:
+    """A project with its blank champion, so that something serves from the first minute. Raises BadInput or Conflict."""
+    if len(title.strip()) < 3:
+        raise BadInput("project title", "is shorter than three characters", "Label Studio asks for three or more")
+    key = slug(title)
+    if session.scalar(select(Project.id).where(Project.key == key)) is not None:
+        raise Conflict(f"project {key!r}", "exists already", "choose another title")
+    project = Project(
+        key=key, title=title.strip(), classes=classes.to_json(), policy=policy.to_json(), seed=seed, label_type=label_type
+    )
+    session.add(project)
+    session.flush()
+    blank = Model(project_id=project.id, version=f"{key}-m0", kind="blank", state="champion", provisional=True)
+    session.add(blank)
+    session.flush()
+    project.champion_id = blank.id
+    return project
+
+
+def all_of(session: Session) -> Sequence[Project]:
+    return session.scalars(select(Project).order_by(Project.id)).all()
+
+
+def get(session: Session, project_id: int) -> Project:
+    """Raises NotFound."""
+    project = session.get(Project, project_id)
+    if project is None:
+        raise NotFound(f"project {project_id}", "does not exist", "see `mpamatch projects list`")
+    return project
+
+
+def choose(session: Session, key: str | None) -> Project:
+    """The project of that key, or the only one. Raises NotFound or BadInput."""
+    if key is not None:
+        project = session.scalars(select(Project).where(Project.key == key)).one_or_none()
+        if project is None:
+            raise NotFound(f"project {key!r}", "does not exist", "see `mpamatch projects list`")
+        return project
+    projects = all_of(session)
+    if not projects:
+        raise NotFound("project", "there is none yet", "make one with `mpamatch register FOLDER --classes background,gland`")
+    if len(projects) > 1:
+        raise BadInput("project", "there are several", f"name one with --project: {', '.join(p.key for p in projects)}")
+    return projects[0]
+
+
+def champion(session: Session, project: Project) -> Model:
+    """The model that serves."""
+    model = session.get(Model, project.champion_id) if project.champion_id is not None else None
+    if model is None:
+        raise NotFound(f"champion of {project.key}", "is missing", "promote a model with `mpamatch models promote`")
+    return model
+
+
+def classes_of(project: Project) -> ClassSet:
+    return ClassSet.from_json(project.classes)
+
+
+def policy_of(project: Project) -> Policy:
+    return Policy.from_json(project.policy)

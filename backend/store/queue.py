@@ -1,0 +1,219 @@
+"""The ranked queue: generations written whole and flipped in one transaction; entries closed as labels arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from backend.store.tables import Annotation, Image, Mask, Prediction, Project, QueueEntry, Region, Task, Tile
+from mpamatch.domain.ranking import RankedTile, RegionFacts, TileFacts
+
+IN_LABEL_STUDIO = "label-studio"
+WAITING = ("open", "leased")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of the queue as people see it."""
+
+    rank: int
+    tile_id: int
+    image: str
+    split: str
+    stratum: str
+    state: str
+    score: float
+    reasons: tuple[str, ...]
+    ls_task_id: int | None
+
+
+def candidates(session: Session, project_id: int, model_id: int) -> list[TileFacts]:
+    """Every tile that may be asked for: ready, predicted by the model, not labelled, not skipped; with its regions."""
+    labelled = select(Mask.id).where(Mask.tile_id == Tile.id, Mask.withdrawn_at.is_(None)).exists()
+    answered = (
+        select(Annotation.id)
+        .where(Annotation.tile_id == Tile.id, Annotation.state.in_(("present", "skipped", "quarantined")))
+        .exists()
+    )
+    rows = session.execute(
+        select(Tile.id, Tile.image_id, Image.group_name, Image.split, Prediction.id)
+        .join(Image, Image.id == Tile.image_id)
+        .join(Prediction, (Prediction.tile_id == Tile.id) & (Prediction.model_id == model_id))
+        .where(Tile.project_id == project_id, Tile.state == "ready", ~labelled, ~answered)
+        .order_by(Tile.id)
+    ).all()
+    regions = _regions(session, [row[4] for row in rows])
+    return [
+        TileFacts(tile_id=tile, image_id=image, group=group, split=split, regions=tuple(regions.get(prediction, ())))
+        for tile, image, group, split, prediction in rows
+    ]
+
+
+def _regions(session: Session, prediction_ids: Sequence[int]) -> dict[int, list[RegionFacts]]:
+    found: dict[int, list[RegionFacts]] = {}
+    query = select(Region).where(Region.prediction_id.in_(prediction_ids)).order_by(Region.id)
+    for r in session.scalars(query):
+        found.setdefault(r.prediction_id, []).append(
+            RegionFacts(
+                region_id=r.id,
+                area_px=r.area_px,
+                uncertainty=r.uncertainty,
+                margin=r.margin,
+                impurity=r.impurity,
+                disagreement=r.disagreement,
+                predicted_class=r.predicted_class,
+                mean_confidence=r.mean_confidence,
+            )
+        )
+    return found
+
+
+def write_generation(
+    session: Session, project: Project, ranked: Sequence[RankedTile], *, model_id: int, round_number: int, config_hash: str
+) -> int:
+    """Write the next generation, take over what Label Studio holds, flip, and drop the one before the last."""
+    generation = project.queue_generation + 1
+    session.execute(delete(QueueEntry).where(QueueEntry.project_id == project.id, QueueEntry.generation >= generation))
+    held = set(
+        session.scalars(select(Task.tile_id).where(Task.project_id == project.id, Task.state == "live"))
+    )
+    rows: list[dict[str, Any]] = [
+        {
+            "project_id": project.id,
+            "generation": generation,
+            "rank": entry.rank,
+            "tile_id": entry.tile_id,
+            "region_ids": list(entry.region_ids),
+            "score": entry.score,
+            "noise": entry.noise,
+            "stratum": entry.stratum,
+            "propensity": entry.propensity,
+            "round": round_number,
+            "config_hash": config_hash,
+            "reasons": list(entry.reasons),
+            "state": "leased" if entry.tile_id in held else "open",
+            "lease_holder": IN_LABEL_STUDIO if entry.tile_id in held else None,
+        }
+        for entry in ranked
+    ]
+    for start in range(0, len(rows), 1000):
+        session.execute(insert(QueueEntry), rows[start : start + 1000])
+    # What was labelled while the ranking was computed is closed again before anybody can see the new order.
+    answered = (
+        select(Annotation.id)
+        .where(Annotation.tile_id == QueueEntry.tile_id, Annotation.state.in_(("present", "quarantined")))
+        .exists()
+    )
+    session.execute(
+        update(QueueEntry)
+        .where(QueueEntry.project_id == project.id, QueueEntry.generation == generation, answered)
+        .values(state="done")
+    )
+    project.queue_generation = generation
+    project.ranked_model_id = model_id
+    session.execute(delete(QueueEntry).where(QueueEntry.project_id == project.id, QueueEntry.generation < generation - 1))
+    return generation
+
+
+def size(session: Session, project: Project) -> int:
+    """Entries in the live generation, done ones included: the divisor of the score sent to Label Studio."""
+    return int(
+        session.scalar(
+            select(func.count()).where(
+                QueueEntry.project_id == project.id, QueueEntry.generation == project.queue_generation
+            )
+        )
+        or 0
+    )
+
+
+def head(session: Session, project: Project, n: int) -> Sequence[QueueEntry]:
+    """The first entries that wait for a label."""
+    return session.scalars(
+        select(QueueEntry)
+        .where(
+            QueueEntry.project_id == project.id,
+            QueueEntry.generation == project.queue_generation,
+            QueueEntry.state.in_(WAITING),
+        )
+        .order_by(QueueEntry.rank)
+        .limit(n)
+    ).all()
+
+
+def of_tiles(session: Session, project: Project, tile_ids: Sequence[int]) -> dict[int, QueueEntry]:
+    rows = session.scalars(
+        select(QueueEntry).where(
+            QueueEntry.project_id == project.id,
+            QueueEntry.generation == project.queue_generation,
+            QueueEntry.tile_id.in_(tile_ids),
+        )
+    )
+    return {entry.tile_id: entry for entry in rows}
+
+
+def set_state(session: Session, project: Project, tile_ids: Sequence[int], state: str, *, holder: str | None = None) -> None:
+    """Move the live entries of some tiles; a tile without an entry is no error."""
+    session.execute(
+        update(QueueEntry)
+        .where(
+            QueueEntry.project_id == project.id,
+            QueueEntry.generation == project.queue_generation,
+            QueueEntry.tile_id.in_(tile_ids),
+            QueueEntry.state != state,
+        )
+        .values(state=state, lease_holder=holder, lease_until=None)
+    )
+
+
+def unranked(session: Session, project: Project) -> bool:
+    """Whether a tile that the champion has seen is missing from the live order."""
+    entry = (
+        select(QueueEntry.id)
+        .where(QueueEntry.tile_id == Tile.id, QueueEntry.generation == project.queue_generation)
+        .exists()
+    )
+    labelled = select(Mask.id).where(Mask.tile_id == Tile.id, Mask.withdrawn_at.is_(None)).exists()
+    answered = select(Annotation.id).where(Annotation.tile_id == Tile.id, Annotation.state != "deleted").exists()
+    query = (
+        select(Tile.id)
+        .join(Prediction, (Prediction.tile_id == Tile.id) & (Prediction.model_id == project.champion_id))
+        .where(Tile.project_id == project.id, Tile.state == "ready", ~entry, ~labelled, ~answered)
+        .limit(1)
+    )
+    return session.scalar(query) is not None
+
+
+def listing(session: Session, project: Project, n: int) -> list[Listed]:
+    """The queue from its first waiting entry, in the order in which Label Studio serves it."""
+    rows = session.execute(
+        select(QueueEntry, Image.uri, Image.split, Task.ls_task_id)
+        .join(Tile, Tile.id == QueueEntry.tile_id)
+        .join(Image, Image.id == Tile.image_id)
+        .outerjoin(Task, (Task.tile_id == Tile.id) & (Task.state == "live"))
+        .where(
+            QueueEntry.project_id == project.id,
+            QueueEntry.generation == project.queue_generation,
+            QueueEntry.state.in_(WAITING),
+        )
+        .order_by(QueueEntry.rank)
+        .limit(n)
+    )
+    return [
+        Listed(
+            rank=entry.rank,
+            tile_id=entry.tile_id,
+            image=uri.rsplit("/", 1)[-1],
+            split=split,
+            stratum=entry.stratum,
+            state=entry.state,
+            score=entry.score,
+            reasons=tuple(entry.reasons),
+            ls_task_id=ls_task_id,
+        )
+        for entry, uri, split, ls_task_id in rows
+    ]

@@ -1,0 +1,101 @@
+"""Runs: one open per project, held by a lease, moved only by the holder of the newest attempt."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from backend.store import events
+from backend.store.tables import Run
+from mpamatch.domain.states import check_move
+from mpamatch.errors import Conflict, NotFound
+
+OPEN = ("queued", "training", "judging")
+
+
+def open_run(session: Session, project_id: int) -> Run | None:
+    return session.scalars(select(Run).where(Run.project_id == project_id, Run.state.in_(OPEN))).one_or_none()
+
+
+def latest(session: Session, project_id: int) -> Run | None:
+    return session.scalars(select(Run).where(Run.project_id == project_id).order_by(Run.id.desc()).limit(1)).one_or_none()
+
+
+def by_number(session: Session, project_id: int, number: int) -> Run:
+    """Raises NotFound."""
+    run = session.scalars(select(Run).where(Run.project_id == project_id, Run.number == number)).one_or_none()
+    if run is None:
+        raise NotFound(f"run {number}", "does not exist", "see `mpamatch runs list`")
+    return run
+
+
+def claim_training(session: Session, *, now: datetime, holder: str, lease_s: float) -> Run | None:
+    """Take the oldest run that waits, or whose holder has gone silent; the attempt goes up, so the old holder is fenced off."""
+    run = session.scalars(
+        select(Run)
+        .where(
+            or_(Run.state == "queued", Run.state == "training"),
+            or_(Run.lease_until.is_(None), Run.lease_until < now),
+            Run.cancel_requested.is_(False),
+        )
+        .order_by(Run.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).one_or_none()
+    if run is None:
+        return None
+    if run.state == "queued":
+        move(session, run, "training", actor=holder)
+    run.attempt += 1
+    run.lease_holder = holder
+    run.lease_until = now + timedelta(seconds=lease_s)
+    run.heartbeat_at = now
+    run.started_at = run.started_at or now
+    return run
+
+
+def heartbeat(
+    session: Session, run_id: int, *, attempt: int, now: datetime, lease_s: float, progress: dict[str, Any] | None
+) -> bool:
+    """Renew the lease and store progress; True when the run was asked to stop. Raises Conflict when it is not ours any more."""
+    values: dict[str, Any] = {"heartbeat_at": now, "lease_until": now + timedelta(seconds=lease_s)}
+    if progress is not None:
+        values["progress"] = progress
+    cancelled = session.scalar(
+        update(Run)
+        .where(Run.id == run_id, Run.attempt == attempt, Run.state == "training")
+        .values(**values)
+        .returning(Run.cancel_requested)
+    )
+    if cancelled is None:
+        raise Conflict(f"run {run_id}", "is held by a newer attempt", "nothing to do: that one goes on")
+    return bool(cancelled)
+
+
+def held(session: Session, run_id: int, attempt: int) -> Run:
+    """The run, locked, if this attempt still holds it. Raises Conflict."""
+    run = session.scalars(select(Run).where(Run.id == run_id).with_for_update()).one()
+    if run.attempt != attempt or run.state != "training":
+        raise Conflict(f"run {run_id}", "is held by a newer attempt", "nothing to do: that one goes on")
+    return run
+
+
+def move(session: Session, run: Run, state: str, *, actor: str, **values: Any) -> None:
+    """One allowed move with its event. Raises Conflict."""
+    check_move("run", run.state, state)
+    before = run.state
+    run.state = state
+    for name, value in values.items():
+        setattr(run, name, value)
+    events.record(
+        session,
+        project_id=run.project_id,
+        actor=actor,
+        what=f"run {state}",
+        subject=f"run:{run.id}",
+        before={"state": before},
+        after={"state": state, "attempt": run.attempt},
+    )

@@ -1,0 +1,369 @@
+"""Every table. State lives here; a Celery message is only a wake-up.
+
+Bigint keys, ``timestamptz``, closed sets as text with a check constraint, JSONB only for what is never
+filtered on. ``mpamatch.domain.states`` says which moves of a state column are allowed; the store modules
+beside this one make them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def one_of(column: str, *values: str) -> CheckConstraint:
+    """A check constraint for a closed set of words."""
+    words = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({words})", name=column)
+
+
+class Base(DeclarativeBase):
+    """The root of all tables: names for every constraint, so that migrations can speak of them."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 - read by SQLAlchemy, never changed
+        int: BigInteger,
+        str: Text,
+        float: Double,
+        bool: Boolean,
+        bytes: LargeBinary,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        list[int]: ARRAY(BigInteger),
+    }
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+
+
+class Project(Base):
+    """Classes, policy, the champion, the live queue generation and the Label Studio connection."""
+
+    __tablename__ = "project"
+    __table_args__ = (UniqueConstraint("key"), one_of("label_type", "brush", "bitmask", "polygon"))
+
+    key: Mapped[str]
+    title: Mapped[str]
+    classes: Mapped[list[Any]]
+    policy: Mapped[dict[str, Any]]
+    label_type: Mapped[str] = mapped_column(server_default="brush")
+    seed: Mapped[int] = mapped_column(server_default="0")
+    champion_id: Mapped[int | None] = mapped_column(ForeignKey("model.id", use_alter=True))
+    queue_generation: Mapped[int] = mapped_column(server_default="0")
+    ranked_model_id: Mapped[int | None]
+    requested_run: Mapped[str | None]
+    ls_url: Mapped[str | None]
+    ls_project_id: Mapped[int | None]
+    ls_token: Mapped[bytes | None]
+    ls_auth_password: Mapped[bytes | None]
+    ls_webhook_secret: Mapped[bytes | None]
+    ls_model_version: Mapped[str | None]
+    ls_cursor: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Image(Base):
+    """One registered raster or slide."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        UniqueConstraint("project_id", "sha256"),
+        one_of("split", "train", "audit"),
+        one_of("state", "registered", "ready", "quarantined"),
+    )
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
+    uri: Mapped[str]
+    sha256: Mapped[str]
+    width_px: Mapped[int]
+    height_px: Mapped[int]
+    um_per_px: Mapped[float | None]
+    group_name: Mapped[str]
+    split: Mapped[str]
+    state: Mapped[str]
+    problem: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Tile(Base):
+    """A fixed square of an image: the unit a person labels. ``png_blob`` is its rendition, one to one with mask pixels."""
+
+    __tablename__ = "tile"
+    __table_args__ = (
+        UniqueConstraint("image_id", "x_px", "y_px", "width_px", "height_px"),
+        one_of("state", "ready", "artefact"),
+        Index("ix_tile_lease", "lease_until"),
+    )
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
+    x_px: Mapped[int]
+    y_px: Mapped[int]
+    width_px: Mapped[int]
+    height_px: Mapped[int]
+    scale: Mapped[float]
+    tissue_share: Mapped[float]
+    png_blob: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="ready")
+    wanted_at: Mapped[datetime | None]
+    lease_holder: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+
+
+class Model(Base):
+    """Immutable weights, recipe and classes, with what the gate said of them."""
+
+    __tablename__ = "model"
+    __table_args__ = (
+        UniqueConstraint("project_id", "version"),
+        one_of("kind", "blank", "starter", "trained"),
+        one_of("state", "candidate", "champion", "retired", "rejected"),
+        Index("uq_model_one_champion", "project_id", unique=True, postgresql_where=text("state = 'champion'")),
+    )
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
+    version: Mapped[str]
+    kind: Mapped[str]
+    state: Mapped[str]
+    provisional: Mapped[bool] = mapped_column(server_default="false")
+    blob: Mapped[str | None]
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("run.id"))
+    previous_id: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
+    metrics: Mapped[dict[str, Any] | None]
+    verdict: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    promoted_at: Mapped[datetime | None]
+
+
+class Prediction(Base):
+    """What one model says of one tile: class ids and confidence (0..255) as blobs. Immutable."""
+
+    __tablename__ = "prediction"
+    __table_args__ = (UniqueConstraint("tile_id", "model_id"),)
+
+    tile_id: Mapped[int] = mapped_column(ForeignKey("tile.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), index=True)
+    class_blob: Mapped[str]
+    confidence_blob: Mapped[str]
+    class_areas: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Region(Base):
+    """Connected pixels below tau in one prediction, with what the model alone says of them. Immutable."""
+
+    __tablename__ = "region"
+
+    prediction_id: Mapped[int] = mapped_column(ForeignKey("prediction.id"), index=True)
+    x_px: Mapped[int]
+    y_px: Mapped[int]
+    width_px: Mapped[int]
+    height_px: Mapped[int]
+    polygon: Mapped[list[Any]]
+    area_px: Mapped[int]
+    uncertainty: Mapped[float]
+    margin: Mapped[float]
+    impurity: Mapped[float]
+    disagreement: Mapped[float]
+    mean_confidence: Mapped[float]
+    predicted_class: Mapped[int]
+
+
+class QueueEntry(Base):
+    """One tile with its ordered regions at its rank in one generation, and what the ranking added."""
+
+    __tablename__ = "queue_entry"
+    __table_args__ = (
+        UniqueConstraint("project_id", "generation", "rank"),
+        UniqueConstraint("project_id", "generation", "tile_id"),
+        one_of("state", "open", "leased", "done", "skipped"),
+        one_of("stratum", "score", "exploration", "audit", "cold"),
+        Index(
+            "ix_queue_entry_open",
+            "project_id",
+            "generation",
+            "rank",
+            postgresql_where=text("state IN ('open', 'leased')"),
+        ),
+    )
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    generation: Mapped[int]
+    rank: Mapped[int]
+    tile_id: Mapped[int] = mapped_column(ForeignKey("tile.id"))
+    region_ids: Mapped[list[int]]
+    score: Mapped[float]
+    noise: Mapped[float]
+    stratum: Mapped[str]
+    propensity: Mapped[float]
+    round: Mapped[int]
+    config_hash: Mapped[str]
+    reasons: Mapped[list[Any]]
+    state: Mapped[str] = mapped_column(server_default="open")
+    lease_holder: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+
+
+class Task(Base):
+    """A tile's task in Label Studio: which prediction and score it shows there."""
+
+    __tablename__ = "task"
+    __table_args__ = (
+        UniqueConstraint("project_id", "ls_task_id"),
+        one_of("origin", "head", "uploaded"),
+        one_of("state", "live", "labelled", "gone"),
+        Index("uq_task_live_tile", "tile_id", unique=True, postgresql_where=text("state <> 'gone'")),
+    )
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    tile_id: Mapped[int] = mapped_column(ForeignKey("tile.id"))
+    ls_task_id: Mapped[int]
+    origin: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="live")
+    model_version: Mapped[str | None]
+    score_sent: Mapped[float | None]
+    why: Mapped[str | None]
+    url_expires_at: Mapped[datetime | None]
+    published_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    refreshed_at: Mapped[datetime | None]
+
+
+class Inbox(Base):
+    """Every webhook as received; the durable half of «write first, acknowledge second»."""
+
+    __tablename__ = "inbox"
+    __table_args__ = (
+        UniqueConstraint("project_id", "dedupe_key"),
+        Index("ix_inbox_waiting", "project_id", "id", postgresql_where=text("applied_at IS NULL")),
+    )
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    dedupe_key: Mapped[str]
+    action: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    applied_at: Mapped[datetime | None]
+    problem: Mapped[str | None]
+
+
+class Annotation(Base):
+    """What a person submitted, verbatim (``result_blob``), as last read from Label Studio."""
+
+    __tablename__ = "annotation"
+    __table_args__ = (
+        UniqueConstraint("project_id", "ls_annotation_id"),
+        one_of("state", "present", "skipped", "quarantined", "deleted"),
+    )
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    tile_id: Mapped[int] = mapped_column(ForeignKey("tile.id"), index=True)
+    ls_annotation_id: Mapped[int]
+    ls_task_id: Mapped[int]
+    result_blob: Mapped[str]
+    annotator: Mapped[int | None]
+    lead_time_s: Mapped[float | None]
+    shown_version: Mapped[str | None]
+    updated_at: Mapped[datetime]
+    state: Mapped[str]
+    problem: Mapped[str | None]
+
+
+class Mask(Base):
+    """Class ids made by a person, 255 = no supervision. Append-only; the newest not withdrawn counts."""
+
+    __tablename__ = "mask"
+    __table_args__ = (
+        UniqueConstraint("tile_id", "version"),
+        one_of("origin", "imported", "annotated", "confirmed"),
+    )
+
+    tile_id: Mapped[int] = mapped_column(ForeignKey("tile.id"))
+    version: Mapped[int]
+    origin: Mapped[str]
+    blob: Mapped[str]
+    reviewed_share: Mapped[float]
+    annotation_id: Mapped[int | None] = mapped_column(ForeignKey("annotation.id"), index=True)
+    prediction_id: Mapped[int | None] = mapped_column(ForeignKey("prediction.id"))
+    first_run_id: Mapped[int | None] = mapped_column(ForeignKey("run.id"))
+    withdrawn_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Run(Base):
+    """One training. ``attempt`` is the fencing token: a write that carries an older one is refused."""
+
+    __tablename__ = "run"
+    __table_args__ = (
+        UniqueConstraint("project_id", "number"),
+        one_of("trigger", "labels", "manual", "label-studio", "schedule"),
+        one_of("state", "queued", "training", "judging", "done", "failed", "cancelled"),
+        Index(
+            "uq_run_one_open",
+            "project_id",
+            unique=True,
+            postgresql_where=text("state IN ('queued', 'training', 'judging')"),
+        ),
+    )
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    number: Mapped[int]
+    trigger: Mapped[str]
+    reasons: Mapped[list[Any]]
+    recipe: Mapped[dict[str, Any]]
+    recipe_hash: Mapped[str]
+    snapshot_blob: Mapped[str]
+    version: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="queued")
+    attempt: Mapped[int] = mapped_column(Integer, server_default="0")
+    lease_holder: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(server_default="false")
+    progress: Mapped[dict[str, Any] | None]
+    metrics: Mapped[dict[str, Any] | None]
+    problem: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    """Append-only audit log: who did what to which row."""
+
+    __tablename__ = "event"
+
+    project_id: Mapped[int | None] = mapped_column(ForeignKey("project.id"), index=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    actor: Mapped[str]
+    what: Mapped[str]
+    subject: Mapped[str]
+    before: Mapped[dict[str, Any] | None]
+    after: Mapped[dict[str, Any] | None]

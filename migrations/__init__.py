@@ -1,0 +1,1 @@
+"""Database migrations, run from code so that an installed wheel can do it."""

@@ -1,0 +1,1 @@
+"""Celery workers: where database and torch meet, and nothing more."""

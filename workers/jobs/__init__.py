@@ -1,0 +1,1 @@
+"""The bodies of the jobs: plain functions with everything passed in."""
