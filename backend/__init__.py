@@ -1,0 +1,1 @@
+"""All state and all HTTP; never torch."""
