@@ -1,0 +1,1 @@
+"""Pixels on disk: images, masks and folders of them. Knows no torch, database or server."""
