@@ -1,0 +1,194 @@
+"""Bring one Label Studio task's annotations over as they are now: rows verbatim, masks by the rules.
+
+The present state is read, so a webhook that came twice, late or forged cannot matter. A label that cannot be read is
+kept and set aside with its reason; it never trains. A task that was removed as a whole keeps its masks: cleaning up
+Label Studio is no withdrawal of a label.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.labelstudio.results import MaskReading, result_to_mask
+from backend.store import events, masks, predictions, projects, queue, tasks
+from backend.store.blobs import BlobFolder
+from backend.store.sessions import Database
+from backend.store.tables import Annotation, Project, Task, Tile
+from mpamatch.errors import BadInput
+from mpamatch.files.masks import decode_raster, encode_raster
+
+
+def collect_task(
+    database: Database, blobs: BlobFolder, project_id: int, ls_task: dict[str, Any], *, now: datetime
+) -> int:
+    """Apply every annotation of a task as read from Label Studio; returns how many rows changed."""
+    with database.transaction() as session:
+        task = tasks.by_ls_id(session, project_id, int(ls_task["id"]))
+        if task is None:
+            return 0
+        # One reader at a time per tile, so that two deliveries of one label make one mask version.
+        session.execute(select(Tile.id).where(Tile.id == task.tile_id).with_for_update())
+        present = sorted(ls_task.get("annotations") or [], key=lambda a: (a["updated_at"], a["id"]))
+        changed = sum(_apply(session, blobs, project_id, task, a, now=now) for a in present)
+        changed += _withdraw_missing(session, project_id, task, {int(a["id"]) for a in present}, now=now)
+        if changed:
+            _close(session, projects.get(session, project_id), task)
+    return changed
+
+
+def _apply(
+    session: Session, blobs: BlobFolder, project_id: int, task: Task, read: dict[str, Any], *, now: datetime
+) -> int:
+    updated_at = datetime.fromisoformat(read["updated_at"])
+    row = session.scalars(
+        select(Annotation).where(Annotation.project_id == project_id, Annotation.ls_annotation_id == int(read["id"]))
+    ).one_or_none()
+    if row is not None and row.updated_at == updated_at and row.state != "deleted":
+        return 0
+    if row is None:
+        row = Annotation(project_id=project_id, ls_annotation_id=int(read["id"]))
+        session.add(row)
+    result = read.get("result") or []
+    shown = read.get("prediction") or {}
+    row.tile_id = task.tile_id
+    row.ls_task_id = task.ls_task_id
+    row.result_blob = blobs.put(json.dumps(result, sort_keys=True).encode())
+    row.annotator = _person(read.get("completed_by"))
+    row.lead_time_s = read.get("lead_time")
+    row.shown_version = shown.get("model_version") or task.model_version
+    row.updated_at = updated_at
+    row.problem = None
+    row.state = "skipped" if read.get("was_cancelled") else "present"
+    session.flush()
+    if row.state == "skipped":
+        masks.withdraw_of_annotation(session, row.id, now=now)
+    else:
+        _read_mask(session, blobs, project_id, task, row, result, now=now)
+    events.record(
+        session,
+        project_id=project_id,
+        actor=f"annotator:{row.annotator}",
+        what=f"annotation {row.state}",
+        subject=f"annotation:{row.id}",
+        after={"tile": task.tile_id, "shown": row.shown_version, "problem": row.problem},
+    )
+    return 1
+
+
+def _read_mask(
+    session: Session,
+    blobs: BlobFolder,
+    project_id: int,
+    task: Task,
+    row: Annotation,
+    result: Sequence[dict[str, Any]],
+    *,
+    now: datetime,
+) -> None:
+    project = projects.get(session, project_id)
+    tile = session.get_one(Tile, task.tile_id)
+    prediction = None
+    if row.shown_version is not None:
+        prediction = predictions.by_version(session, project_id, row.shown_version, [tile.id]).get(tile.id)
+    shown = None
+    if prediction is not None:
+        shown = decode_raster(blobs.get(prediction.class_blob))
+    try:
+        reading = result_to_mask(
+            list(result),
+            width=tile.width_px,
+            height=tile.height_px,
+            classes=projects.classes_of(project),
+            shown_class_map=shown,
+        )
+    except BadInput as error:
+        row.state, row.problem = "quarantined", str(error)
+        masks.withdraw_of_annotation(session, row.id, now=now)
+        return
+    _keep_mask(session, blobs, tile, row, reading, None if prediction is None else prediction.id)
+
+
+def _keep_mask(
+    session: Session, blobs: BlobFolder, tile: Tile, row: Annotation, reading: MaskReading, prediction_id: int | None
+) -> None:
+    if reading.artefact:
+        tile.state = "artefact"
+    masks.append(
+        session,
+        tile_id=tile.id,
+        origin=reading.origin,
+        blob=blobs.put(encode_raster(reading.mask)),
+        reviewed_share=reading.reviewed_share,
+        annotation_id=row.id,
+        prediction_id=prediction_id,
+    )
+
+
+def _withdraw_missing(session: Session, project_id: int, task: Task, present: set[int], *, now: datetime) -> int:
+    gone = [
+        a
+        for a in session.scalars(
+            select(Annotation).where(
+                Annotation.project_id == project_id,
+                Annotation.ls_task_id == task.ls_task_id,
+                Annotation.state != "deleted",
+            )
+        )
+        if a.ls_annotation_id not in present
+    ]
+    for row in gone:
+        row.state = "deleted"
+        masks.withdraw_of_annotation(session, row.id, now=now)
+        events.record(
+            session,
+            project_id=project_id,
+            actor="label-studio",
+            what="annotation deleted",
+            subject=f"annotation:{row.id}",
+        )
+    return len(gone)
+
+
+def _close(session: Session, project: Project, task: Task) -> None:
+    """Set the task's and the entry's state by what the tile's annotations say together."""
+    states = set(
+        session.scalars(
+            select(Annotation.state).where(
+                Annotation.ls_task_id == task.ls_task_id, Annotation.project_id == project.id
+            )
+        )
+    )
+    if states & {"present", "quarantined"}:
+        task.state, entry = "labelled", "done"
+    elif "skipped" in states:
+        task.state, entry = "labelled", "skipped"
+    else:
+        task.state, entry = "live", "leased"
+    queue.set_state(
+        session, project, [task.tile_id], entry, holder=queue.IN_LABEL_STUDIO if entry == "leased" else None
+    )
+
+
+def mark_removed(database: Database, project_id: int, ls_task_ids: Sequence[int]) -> None:
+    """Tasks deleted in Label Studio: their tiles may be asked for again; labels already given stay."""
+    with database.transaction() as session:
+        project = projects.get(session, project_id)
+        for ls_task_id in ls_task_ids:
+            task = tasks.by_ls_id(session, project_id, ls_task_id)
+            if task is None or task.state == "gone":
+                continue
+            if task.state == "live":
+                queue.set_state(session, project, [task.tile_id], "open")
+            task.state = "gone"
+
+
+def _person(completed_by: Any) -> int | None:
+    """The annotator's id and nothing else: names and addresses stay in Label Studio."""
+    value = completed_by.get("id") if isinstance(completed_by, dict) else completed_by
+    return int(value) if isinstance(value, int) else None

@@ -1,0 +1,37 @@
+"""Keep what a model said of a tile: rasters as blobs first, then one row with its regions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend.store import predictions
+from backend.store.blobs import BlobFolder
+from backend.store.sessions import Database
+from mpamatch.domain.regions import Region
+from mpamatch.files.masks import encode_raster
+
+
+def keep_prediction(
+    database: Database,
+    blobs: BlobFolder,
+    *,
+    tile_id: int,
+    model_id: int,
+    class_map: np.ndarray,
+    confidence: np.ndarray,
+    regions: tuple[Region, ...],
+) -> bool:
+    """Store ``class_map`` (uint8 (H, W) ids) and ``confidence`` (float (H, W), 0..1, kept in 8 bits); False if known."""
+    areas = {str(c): int(n) for c, n in enumerate(np.bincount(class_map.ravel())) if n}
+    class_blob = blobs.put(encode_raster(class_map))
+    confidence_blob = blobs.put(encode_raster(np.round(confidence * 255).astype(np.uint8)))
+    with database.transaction() as session:
+        return predictions.keep(
+            session,
+            tile_id=tile_id,
+            model_id=model_id,
+            class_blob=class_blob,
+            confidence_blob=confidence_blob,
+            class_areas=areas,
+            regions=regions,
+        )

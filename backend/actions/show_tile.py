@@ -1,0 +1,108 @@
+"""What Label Studio shows for one tile: its signed picture link, its prediction as a result, its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from backend.labelstudio.results import ReviewBox, class_map_to_result, validate_result
+from backend.store import predictions, queue
+from backend.store.blobs import BlobFolder
+from backend.store.secrets import KeyRing
+from backend.store.tables import Image, Model, Prediction, Project, QueueEntry, Region, Tile
+from mpamatch.domain.classes import ClassSet
+from mpamatch.domain.tiling import Box
+from mpamatch.files.masks import decode_raster
+
+LINK_LIFE = timedelta(days=7)
+LINK_RENEW = timedelta(days=1)
+MAX_BOXES = 6
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One tile's prediction as rows: everything that building its result needs, read in one transaction."""
+
+    tile_id: int
+    width_px: int
+    height_px: int
+    class_blob: str | None
+    regions: tuple[Region, ...]
+
+
+def link(keys: KeyRing, public_url: str, tile_id: int, expires_at: datetime) -> str:
+    """A capability for one picture until a time; it carries no other secret."""
+    expires_s = int(expires_at.timestamp())
+    signature = keys.sign(f"{tile_id}:{expires_s}")
+    return f"{public_url}/tiles/{tile_id}.png?expires={expires_s}&key={keys.key_id}&signature={signature}"
+
+
+def read_shown(session: Session, project: Project, version: str, tile_ids: Sequence[int]) -> dict[int, Shown]:
+    """By tile: the stored prediction of ``version`` and the regions to point at. Audit tiles are blind: no mask, no box."""
+    found = predictions.by_version(session, project.id, version, tile_ids)
+    entries = _entries(session, project, tile_ids)
+    shown: dict[int, Shown] = {}
+    for tile_id, prediction in found.items():
+        tile = session.get_one(Tile, tile_id)
+        image = session.get_one(Image, tile.image_id)
+        model = session.get_one(Model, prediction.model_id)
+        blind = image.split == "audit" or model.kind == "blank"
+        regions = () if blind else _regions(session, prediction, entries.get(tile_id))
+        shown[tile_id] = Shown(
+            tile_id, tile.width_px, tile.height_px, None if blind else prediction.class_blob, regions
+        )
+    return shown
+
+
+def _entries(session: Session, project: Project, tile_ids: Sequence[int]) -> dict[int, QueueEntry]:
+    return queue.of_tiles(session, project, tile_ids)
+
+
+def _regions(session: Session, prediction: Prediction, entry: QueueEntry | None) -> tuple[Region, ...]:
+    mine = {r.id: r for r in session.query(Region).where(Region.prediction_id == prediction.id)}
+    if entry is not None:
+        queued = [mine[i] for i in entry.region_ids if i in mine]
+        if queued:
+            return tuple(queued[:MAX_BOXES])
+    # The order was made for another model's regions: point at this one's own; they were stored most worth first.
+    return tuple(mine[i] for i in sorted(mine)[:MAX_BOXES])
+
+
+def result_of(blobs: BlobFolder, shown: Shown, classes: ClassSet, label_type: str) -> list[dict[str, Any]]:
+    """The Label Studio result for a stored prediction: one mask per class, read-only Review boxes, the scope. Checked."""
+    if shown.class_blob is None:
+        return []
+    class_map = decode_raster(blobs.get(shown.class_blob))
+    boxes = [
+        ReviewBox(
+            box=Box(r.x_px, r.y_px, r.width_px, r.height_px),
+            score=round(r.mean_confidence, 4),
+            text=f"confidence {r.mean_confidence:.2f} over {r.area_px} px",
+        )
+        for r in shown.regions
+    ]
+    result = class_map_to_result(
+        class_map,
+        classes,
+        review_boxes=boxes,
+        scope="only the boxes" if boxes else None,
+        label_type=label_type,
+    )
+    validate_result(result, classes, shown.width_px, shown.height_px)
+    return result
+
+
+def score_of(rank: int, size: int) -> float:
+    """Rank as Label Studio's ascending score in (0, 1): distinct for distinct ranks."""
+    return rank / (size + 1)
+
+
+def why_of(reasons: Sequence[str], *, audit: bool) -> str:
+    """The line above the picture. An audit tile says what it is for, and nothing of the model."""
+    if audit:
+        return "Audit tile: please draw it whole. It measures the model, so no suggestion is shown."
+    return "; ".join(reasons)

@@ -1,0 +1,70 @@
+"""Wake-ups: Celery messages with ids only, sent after commit; the one importer of celery in this package.
+
+A lost or doubled message costs time and nothing else: rows say what is due, and the sweep sends again. So sending
+never fails the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+LOG = logging.getLogger("mpamatch.wakeups")
+
+SYNC = "mpamatch.sync"
+PREDICT = "mpamatch.predict"
+TRAIN = "mpamatch.train"
+SWEEP = "mpamatch.sweep"
+QUEUES = {SYNC: "io", SWEEP: "io", PREDICT: "predict", TRAIN: "train"}
+# A message held by a worker longer than this is given to another one as well; our leases make that harmless.
+VISIBILITY_TIMEOUT_S = 12 * 3600
+
+
+def celery_options(broker_url: str, *, sweep_s: float) -> dict[str, Any]:
+    """What senders and workers must agree on."""
+    return {
+        "broker_url": broker_url,
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+        },
+        "broker_connection_retry_on_startup": True,
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_routes": {name: {"queue": queue} for name, queue in QUEUES.items()},
+        "task_default_queue": "io",
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "beat_schedule": {"sweep": {"task": SWEEP, "schedule": sweep_s}},
+        "timezone": "UTC",
+    }
+
+
+class Wakeups:
+    """Sends wake-ups to the workers."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._app = Celery("mpamatch", set_as_current=False)
+        self._app.conf.update(celery_options(broker_url, sweep_s=15))
+
+    def sync(self, project_id: int, *, full: bool = False) -> None:
+        """Look at one project's inbox, queue and runs; ``full`` also reads Label Studio for what no webhook told."""
+        self._send(SYNC, [project_id, full])
+
+    def predict(self) -> None:
+        self._send(PREDICT, [])
+
+    def train(self) -> None:
+        self._send(TRAIN, [])
+
+    def _send(self, name: str, arguments: list[Any]) -> None:
+        try:
+            self._app.send_task(name, arguments, queue=QUEUES[name], retry=False)
+        except (OperationalError, OSError) as error:
+            LOG.warning("wake-up %s not sent (%s); the sweep will", name, type(error).__name__)
