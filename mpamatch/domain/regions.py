@@ -1,0 +1,339 @@
+"""Probabilities and tau to regions: the connected places of a tile that a person should look at, with their factors.
+
+Knows no file, model or project. Of rasterio it uses ``features`` alone (raster to outline, in memory): the contract of
+``domain`` is numpy, scipy, shapely and rasterio.features, no I/O.
+
+A thin band of low confidence runs along nearly every boundary that a model draws. It says that the line may lie a pixel
+further, not that the tissue is unknown, so bands are taken off (morphological opening) and cores remain.
+
+Source of the factors: entropy, margin and impurity as in Xie et al., "Towards Fewer Annotations" (RIPU), CVPR 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from rasterio import features
+from scipy import ndimage
+from shapely.geometry import Polygon
+
+from mpamatch.domain.tiling import Box
+
+Ring = tuple[tuple[float, float], ...]
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+LabelArray = npt.NDArray[np.int32]
+FloatPoints = npt.NDArray[np.float64]
+
+MAX_VERTICES = 200
+_MIXED_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Region:
+    """Connected pixels below tau, in tile pixels. Factors are what the model alone says of it, each 0..1.
+
+    ``rings``: the exterior, then holes, each closed (first point = last). ``area_px`` counts pixels, so the outline's
+    own area differs from it a little. ``uncertainty`` is the mean entropy / log C, ``margin`` the mean p1 - p2,
+    ``impurity`` the entropy of predicted classes in the box / log C, ``class_shares`` those classes' shares.
+    """
+
+    box: Box
+    rings: tuple[Ring, ...]
+    area_px: int
+    uncertainty: float
+    margin: float
+    impurity: float
+    disagreement: float
+    predicted_class: int
+    mean_confidence: float
+    class_shares: tuple[float, ...] = ()
+
+
+def find_regions(
+    probabilities: FloatArray,
+    tau: float,
+    *,
+    scale: float = 1.0,
+    min_area_px: int = 64,
+    max_regions: int = 50,
+    rim_px: float = 3.0,
+    simplify_px: float = 1.0,
+    max_side_px: float = 384.0,
+    valid: BoolArray | None = None,
+) -> tuple[Region, ...]:
+    """The regions below ``tau``, the one with most uncertain area first; the same input gives the same regions.
+
+    ``probabilities`` float32 (C, H, W), sums over C are 1, on the model's own grid; ``scale`` is the tile pixels per
+    grid pixel, and every length here (``min_area_px``, ``rim_px``, ``simplify_px``) is in tile pixels. Bands up to
+    2 * ``rim_px`` wide are left out, as is what lies outside ``valid`` (bool (H, W)). What is wider or higher than
+    ``max_side_px`` is cut into parts that a person can look at one by one. ``simplify_px=0`` keeps the pixel edges and
+    every hole; otherwise holes under ``min_area_px`` are not drawn. Raises ValueError for a wrong shape.
+    """
+    if probabilities.ndim != 3 or probabilities.shape[0] < 2 or 0 in probabilities.shape:
+        raise ValueError(f"probabilities (C, H, W) with at least two classes are needed, got {probabilities.shape}")
+    confidence, predicted = _best(probabilities)
+    unsure = confidence < np.float32(tau)
+    if valid is not None:
+        unsure &= valid
+    # Pinholes are closed before bands are taken off, or the opening would widen each of them into a gap.
+    cores = _opened(_closed(unsure, valid), max(0, round(rim_px / scale)))
+    min_cells = max(1.0, min_area_px / scale**2)
+    found, found_count = ndimage.label(cores)
+    labels, count = _without_small(found, found_count, min_cells)
+    labels, count = _cut_large(labels, count, max(1.0, max_side_px / scale), min_cells)
+    if count == 0:
+        return ()
+    facts = _Facts.of(probabilities, confidence, predicted, labels, count)
+    boxes = ndimage.find_objects(labels, max_label=count)
+    # Most uncertain area first; a tie goes to the upper, then the left one.
+    order = sorted(range(count), key=lambda i: (-facts.worth[i], boxes[i][0].start, boxes[i][1].start, i))
+    order = order[: max(0, max_regions)]
+    outlines = _outlines(labels, count, order)
+    drawing = _Drawing(scale, simplify_px / scale, min_cells)
+    return tuple(_region(i, boxes[i], labels.shape, predicted, facts, outlines[i], drawing) for i in order)
+
+
+def describe_region(region: Region, tau: float, class_names: Sequence[str]) -> str:
+    """Why a region is asked about, in words.
+
+    >>> box = Box(0, 0, 24, 13)
+    >>> region = Region(box, (), 312, 0.9, 0.1, 1.0, 0.0, 1, 0.41, (0.5, 0.5))
+    >>> describe_region(region, 0.95, ["background", "gland"])
+    'confidence 0.41 below 0.95 over 312 px; predicted background/gland mixed'
+    """
+    mixed = sorted(
+        (i for i, share in enumerate(region.class_shares) if share >= _MIXED_SHARE),
+        key=lambda i: (-region.class_shares[i], i),
+    )
+    if len(mixed) > 1:
+        seen = "/".join(class_names[i] for i in mixed[:3]) + " mixed"
+    else:
+        seen = class_names[region.predicted_class]
+    return f"confidence {region.mean_confidence:.2f} below {tau:g} over {region.area_px} px; predicted {seen}"
+
+
+def _best(probabilities: FloatArray) -> tuple[FloatArray, npt.NDArray[np.uint8]]:
+    """Highest probability and its class; a running maximum is several times faster than argmax over the first axis."""
+    confidence = probabilities[0].astype(np.float32)
+    predicted = np.zeros(confidence.shape, np.uint8)
+    for index in range(1, probabilities.shape[0]):
+        better = probabilities[index] > confidence
+        np.copyto(predicted, np.uint8(index), where=better)
+        np.maximum(confidence, probabilities[index], out=confidence)
+    return confidence, predicted
+
+
+def _grown(mask: BoolArray, radius: int) -> BoolArray:
+    """Dilation by a square of side 2 * radius + 1, by shifted views: on bool arrays far faster than ndimage."""
+    for _ in range(radius):
+        for axis in (0, 1):
+            grown = mask.copy()
+            low, high = _shifted(axis)
+            grown[low] |= mask[high]
+            grown[high] |= mask[low]
+            mask = grown
+    return mask
+
+
+def _shifted(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    low, high = slice(None, -1), slice(1, None)
+    return ((low,), (high,)) if axis == 0 else ((slice(None), low), (slice(None), high))
+
+
+def _closed(mask: BoolArray, valid: BoolArray | None) -> BoolArray:
+    # Eroding the complement's dilation treats the tile's border as inside: a region may touch it.
+    closed = ~_grown(~_grown(mask, 1), 1)
+    return closed if valid is None else closed & valid
+
+
+def _opened(mask: BoolArray, radius: int) -> BoolArray:
+    if radius == 0:
+        return mask
+    return _grown(~_grown(~mask, radius), radius) & mask
+
+
+def _without_small(labels: LabelArray, count: int, min_cells: float) -> tuple[LabelArray, int]:
+    """Drop what has fewer cells and number the rest from 1 without gaps."""
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    areas[0] = 0
+    kept = np.flatnonzero(areas >= min_cells)
+    if kept.size == count:
+        return labels, count
+    table = np.zeros(count + 1, np.int32)
+    table[kept] = np.arange(1, kept.size + 1)
+    return table[labels], int(kept.size)
+
+
+def _cut_large(labels: LabelArray, count: int, max_side: float, min_cells: float) -> tuple[LabelArray, int]:
+    """Cut each region with a side over ``max_side`` along equal parts of its box; a part may fall into several."""
+    boxes = ndimage.find_objects(labels, max_label=count)
+    large = [i for i, box in enumerate(boxes) if any(side.stop - side.start > max_side for side in box)]
+    if not large:
+        return labels, count
+    labels = labels.copy()
+    for index in large:
+        row_cuts, column_cuts = (_cuts(side, max_side) for side in boxes[index])
+        for rows in row_cuts:
+            for columns in column_cuts:
+                part = labels[rows, columns]
+                cells = part == index + 1
+                pieces, found = ndimage.label(cells)
+                part[cells] = pieces[cells] + count
+                count += found
+    return _without_small(labels, count, min_cells)
+
+
+def _cuts(side: slice, max_side: float) -> list[slice]:
+    length = side.stop - side.start
+    edges = np.linspace(side.start, side.stop, int(np.ceil(length / max_side)) + 1).round().astype(int)
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Per region, in the order of its label."""
+
+    area: npt.NDArray[np.int64]
+    uncertainty: npt.NDArray[np.float64]
+    margin: npt.NDArray[np.float64]
+    confidence: npt.NDArray[np.float64]
+    predicted: npt.NDArray[np.intp]
+    worth: npt.NDArray[np.float64]
+    class_count: int
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: FloatArray,
+        confidence: FloatArray,
+        predicted: npt.NDArray[np.uint8],
+        labels: LabelArray,
+        count: int,
+    ) -> _Facts:
+        """Sums over the regions' own pixels: the logarithms of all others would cost most of the time."""
+        class_count = probabilities.shape[0]
+        where = np.flatnonzero(labels)
+        owner = labels.ravel()[where] - 1
+        area = np.bincount(owner, minlength=count)
+        best, second, entropy = _pixel_facts(probabilities.reshape(class_count, -1), where)
+        votes = np.bincount(owner * class_count + predicted.ravel()[where], minlength=count * class_count)
+
+        def mean(values: FloatArray) -> npt.NDArray[np.float64]:
+            return np.bincount(owner, weights=values, minlength=count) / area
+
+        uncertainty = np.clip(mean(entropy) / np.log(class_count), 0.0, 1.0)
+        return cls(
+            area=area,
+            uncertainty=uncertainty,
+            margin=mean(best - second),
+            confidence=np.bincount(owner, weights=confidence.ravel()[where], minlength=count) / area,
+            predicted=votes.reshape(count, class_count).argmax(axis=1),
+            worth=uncertainty * area,
+            class_count=class_count,
+        )
+
+
+def _pixel_facts(planes: FloatArray, where: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Highest and second probability and entropy in nats at some pixels."""
+    best = np.zeros(where.size, np.float32)
+    second = np.zeros(where.size, np.float32)
+    entropy = np.zeros(where.size, np.float32)
+    for plane in planes:
+        p = plane[where]
+        second = np.maximum(second, np.minimum(best, p))
+        best = np.maximum(best, p)
+        entropy -= p * np.log(np.maximum(p, np.float32(1e-12)))
+    return best, second, entropy
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """How outlines are drawn: tile pixels per grid cell, tolerance and smallest hole in grid cells."""
+
+    scale: float
+    tolerance: float
+    min_hole: float
+
+
+def _region(
+    index: int,
+    slices: tuple[slice, slice],
+    grid: tuple[int, ...],
+    predicted: npt.NDArray[np.uint8],
+    facts: _Facts,
+    outline: list[FloatPoints],
+    drawing: _Drawing,
+) -> Region:
+    shares = np.bincount(predicted[slices].ravel(), minlength=facts.class_count) / predicted[slices].size
+    present = shares[shares > 0]
+    return Region(
+        box=_box(slices, grid, drawing.scale),
+        rings=_rings(outline, drawing),
+        area_px=max(1, round(float(facts.area[index]) * drawing.scale**2)),
+        uncertainty=float(facts.uncertainty[index]),
+        margin=float(facts.margin[index]),
+        impurity=min(1.0, float(-(present * np.log(present)).sum() / np.log(facts.class_count)) + 0.0),
+        disagreement=0.0,
+        predicted_class=int(facts.predicted[index]),
+        mean_confidence=float(facts.confidence[index]),
+        class_shares=tuple(float(share) for share in shares),
+    )
+
+
+def _box(slices: tuple[slice, slice], grid: tuple[int, ...], scale: float) -> Box:
+    """The smallest box of whole tile pixels around a region, inside the tile."""
+    rows, columns = slices
+    left, top = int(np.floor(columns.start * scale)), int(np.floor(rows.start * scale))
+    right = min(int(np.ceil(columns.stop * scale)), max(left + 1, round(grid[1] * scale)))
+    bottom = min(int(np.ceil(rows.stop * scale)), max(top + 1, round(grid[0] * scale)))
+    return Box(left, top, right - left, bottom - top)
+
+
+def _outlines(labels: LabelArray, count: int, chosen: Sequence[int]) -> dict[int, list[FloatPoints]]:
+    """The rings of each chosen region along pixel edges, in grid cells; one call for all, as each call costs 0.5 ms."""
+    # rasterio refuses 64-bit rasters; uint16 holds every label that a sensible cap lets through.
+    table = np.zeros(count + 1, np.uint16)
+    table[np.asarray(chosen, np.intp) + 1] = np.arange(1, len(chosen) + 1)
+    raster = table[labels]
+    # Connectivity 8 was seen to give an invalid polygon where two squares touch at a corner.
+    found = features.shapes(raster, mask=raster > 0, connectivity=4)
+    return {
+        chosen[int(value) - 1]: [np.array(ring, np.float64) for ring in geometry["coordinates"]]
+        for geometry, value in found
+    }
+
+
+def _rings(outline: list[FloatPoints], drawing: _Drawing) -> tuple[Ring, ...]:
+    """Few enough points for an editor, in tile pixels."""
+    if drawing.tolerance > 0:
+        polygon = _simplified(outline, drawing)
+        outline = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
+    return tuple(tuple((float(x), float(y)) for x, y in ring * drawing.scale) for ring in outline)
+
+
+def _simplified(rings: Sequence[FloatPoints], drawing: _Drawing) -> Polygon:
+    """A valid polygon of at most ``MAX_VERTICES``: the tolerance grows, then holes go, then the box is taken."""
+    lines = [shapely.linearrings(ring) for ring in rings]
+    holes = [line for line in lines[1:] if shapely.area(shapely.polygons(line)) >= drawing.min_hole]
+    for factor, kept in ((1, holes), (2, holes), (4, holes), (8, holes), (8, [])):
+        exact = shapely.polygons(lines[0], holes=kept or None)
+        polygon = _largest(shapely.simplify(exact, drawing.tolerance * factor, preserve_topology=False))
+        if polygon is not None and shapely.get_num_coordinates(polygon) <= MAX_VERTICES:
+            return polygon
+    return shapely.box(*shapely.bounds(lines[0]))
+
+
+def _largest(geometry: shapely.Geometry) -> Polygon | None:
+    """The geometry as one valid polygon; None where simplifying left nothing."""
+    if geometry.is_empty:
+        return None
+    if not geometry.is_valid:
+        geometry = shapely.make_valid(geometry)
+    parts = [part for part in shapely.get_parts(geometry) if isinstance(part, Polygon) and part.area > 0]
+    return max(parts, key=lambda part: part.area, default=None)
