@@ -21,7 +21,7 @@ def keep_prediction(
     confidence: np.ndarray,
     regions: tuple[Region, ...],
 ) -> bool:
-    """Store ``class_map`` (uint8 (H, W) ids) and ``confidence`` (float (H, W), 0..1, kept in 8 bits); False if known."""
+    """Store ``class_map`` (uint8 (H, W)) and ``confidence`` (float (H, W), 0..1, kept in 8 bits). False if known."""
     areas = {str(c): int(n) for c, n in enumerate(np.bincount(class_map.ravel())) if n}
     class_blob = blobs.put(encode_raster(class_map))
     confidence_blob = blobs.put(encode_raster(np.round(confidence * 255).astype(np.uint8)))

@@ -259,7 +259,9 @@ class HeadReconciler:
 
     def _refresh_data(self, row: Task, wanted: Wanted, ls_task: dict[str, Any], *, now: datetime) -> None:
         """The words above the picture and its link, when they changed or the link grows old."""
-        renew = row.origin == "head" and (row.url_expires_at is None or row.url_expires_at - now < show_tile.LINK_RENEW)
+        old = row.url_expires_at is None or row.url_expires_at - now < show_tile.LINK_RENEW
+        moved = not str(ls_task["data"].get("image", "")).startswith(f"{self.public_url}/")
+        renew = row.origin == "head" and (old or moved)
         if row.why == wanted.why and not renew:
             return
         expires_at = now + show_tile.LINK_LIFE

@@ -42,7 +42,7 @@ def link(keys: KeyRing, public_url: str, tile_id: int, expires_at: datetime) -> 
 
 
 def read_shown(session: Session, project: Project, version: str, tile_ids: Sequence[int]) -> dict[int, Shown]:
-    """By tile: the stored prediction of ``version`` and the regions to point at. Audit tiles are blind: no mask, no box."""
+    """By tile: the stored prediction of ``version`` and the regions to point at. Audit tiles are blind."""
     found = predictions.by_version(session, project.id, version, tile_ids)
     entries = _entries(session, project, tile_ids)
     shown: dict[int, Shown] = {}
@@ -73,7 +73,7 @@ def _regions(session: Session, prediction: Prediction, entry: QueueEntry | None)
 
 
 def result_of(blobs: BlobFolder, shown: Shown, classes: ClassSet, label_type: str) -> list[dict[str, Any]]:
-    """The Label Studio result for a stored prediction: one mask per class, read-only Review boxes, the scope. Checked."""
+    """The result for a stored prediction: one mask per class, read-only Review boxes, the scope. Checked."""
     if shown.class_blob is None:
         return []
     class_map = decode_raster(blobs.get(shown.class_blob))

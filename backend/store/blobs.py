@@ -35,7 +35,9 @@ class BlobFolder:
         try:
             self._write(target, content)
         except OSError as error:
-            raise Unavailable(f"blob {digest[:12]}", f"could not be written ({error.strerror})", "free disk space") from error
+            raise Unavailable(
+                f"blob {digest[:12]}", f"could not be written ({error.strerror})", "free disk space"
+            ) from error
         return digest
 
     def _write(self, target: Path, content: bytes) -> None:
@@ -67,5 +69,7 @@ class BlobFolder:
         except FileNotFoundError as error:
             raise NotFound(f"blob {digest[:12]}", "is missing", "restore the blob folder from a backup") from error
         if hashlib.sha256(content).hexdigest() != digest:
-            raise Unavailable(f"blob {digest[:12]}", "is damaged: its content does not match its name", "restore it from a backup")
+            raise Unavailable(
+                f"blob {digest[:12]}", "is damaged: its content does not match its name", "restore it from a backup"
+            )
         return content

@@ -110,6 +110,4 @@ def labelled_tile_ids(session: Session, project_id: int) -> frozenset[int]:
 
 def count_in_run(session: Session, run_id: int, mask_ids: Sequence[int]) -> None:
     """Note which run used a mask first: so each label is counted by exactly one training set as new."""
-    session.execute(
-        update(Mask).where(Mask.id.in_(mask_ids), Mask.first_run_id.is_(None)).values(first_run_id=run_id)
-    )
+    session.execute(update(Mask).where(Mask.id.in_(mask_ids), Mask.first_run_id.is_(None)).values(first_run_id=run_id))

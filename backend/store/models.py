@@ -17,9 +17,7 @@ def all_of(session: Session, project_id: int) -> Sequence[Model]:
 
 def by_version(session: Session, project_id: int, version: str) -> Model:
     """Raises NotFound."""
-    model = session.scalars(
-        select(Model).where(Model.project_id == project_id, Model.version == version)
-    ).one_or_none()
+    model = session.scalars(select(Model).where(Model.project_id == project_id, Model.version == version)).one_or_none()
     if model is None:
         raise NotFound(f"model {version!r}", "does not exist", "see `mpamatch models list`")
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -66,6 +66,20 @@ def claim_due(session: Session, *, now: datetime, holder: str, lease_s: float, l
         .values(lease_holder=holder, lease_until=now + timedelta(seconds=lease_s))
     )
     return due
+
+
+def any_due(session: Session, *, now: datetime) -> bool:
+    """Whether a prediction is missing that nobody is making."""
+    return session.execute(_DUE, {"now": now, "limit": 1}).first() is not None
+
+
+def release_dead(session: Session, *, now: datetime, alive: Callable[[str], bool]) -> int:
+    """End the claims of holders that are known to be dead."""
+    holders = session.scalars(select(Tile.lease_holder).where(Tile.lease_until > now).distinct()).all()
+    dead = [h for h in holders if h is not None and not alive(h)]
+    if dead:
+        session.execute(update(Tile).where(Tile.lease_holder.in_(dead)).values(lease_holder=None, lease_until=None))
+    return len(dead)
 
 
 def release(session: Session, tile_ids: Sequence[int], *, holder: str) -> None:

@@ -20,7 +20,9 @@ def slug(title: str) -> str:
     return key or "project"
 
 
-def create(session: Session, *, title: str, classes: ClassSet, policy: Policy, seed: int, label_type: str = "brush") -> Project:
+def create(
+    session: Session, *, title: str, classes: ClassSet, policy: Policy, seed: int, label_type: str = "brush"
+) -> Project:
     """A project with its blank champion, so that something serves from the first minute. Raises BadInput or Conflict."""
     if len(title.strip()) < 3:
         raise BadInput("project title", "is shorter than three characters", "Label Studio asks for three or more")
@@ -28,7 +30,12 @@ def create(session: Session, *, title: str, classes: ClassSet, policy: Policy, s
     if session.scalar(select(Project.id).where(Project.key == key)) is not None:
         raise Conflict(f"project {key!r}", "exists already", "choose another title")
     project = Project(
-        key=key, title=title.strip(), classes=classes.to_json(), policy=policy.to_json(), seed=seed, label_type=label_type
+        key=key,
+        title=title.strip(),
+        classes=classes.to_json(),
+        policy=policy.to_json(),
+        seed=seed,
+        label_type=label_type,
     )
     session.add(project)
     session.flush()
@@ -60,7 +67,9 @@ def choose(session: Session, key: str | None) -> Project:
         return project
     projects = all_of(session)
     if not projects:
-        raise NotFound("project", "there is none yet", "make one with `mpamatch register FOLDER --classes background,gland`")
+        raise NotFound(
+            "project", "there is none yet", "make one with `mpamatch register FOLDER --classes background,gland`"
+        )
     if len(projects) > 1:
         raise BadInput("project", "there are several", f"name one with --project: {', '.join(p.key for p in projects)}")
     return projects[0]

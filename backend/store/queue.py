@@ -73,14 +73,18 @@ def _regions(session: Session, prediction_ids: Sequence[int]) -> dict[int, list[
 
 
 def write_generation(
-    session: Session, project: Project, ranked: Sequence[RankedTile], *, model_id: int, round_number: int, config_hash: str
+    session: Session,
+    project: Project,
+    ranked: Sequence[RankedTile],
+    *,
+    model_id: int,
+    round_number: int,
+    config_hash: str,
 ) -> int:
     """Write the next generation, take over what Label Studio holds, flip, and drop the one before the last."""
     generation = project.queue_generation + 1
     session.execute(delete(QueueEntry).where(QueueEntry.project_id == project.id, QueueEntry.generation >= generation))
-    held = set(
-        session.scalars(select(Task.tile_id).where(Task.project_id == project.id, Task.state == "live"))
-    )
+    held = set(session.scalars(select(Task.tile_id).where(Task.project_id == project.id, Task.state == "live")))
     rows: list[dict[str, Any]] = [
         {
             "project_id": project.id,
@@ -115,7 +119,9 @@ def write_generation(
     )
     project.queue_generation = generation
     project.ranked_model_id = model_id
-    session.execute(delete(QueueEntry).where(QueueEntry.project_id == project.id, QueueEntry.generation < generation - 1))
+    session.execute(
+        delete(QueueEntry).where(QueueEntry.project_id == project.id, QueueEntry.generation < generation - 1)
+    )
     return generation
 
 
@@ -156,7 +162,9 @@ def of_tiles(session: Session, project: Project, tile_ids: Sequence[int]) -> dic
     return {entry.tile_id: entry for entry in rows}
 
 
-def set_state(session: Session, project: Project, tile_ids: Sequence[int], state: str, *, holder: str | None = None) -> None:
+def set_state(
+    session: Session, project: Project, tile_ids: Sequence[int], state: str, *, holder: str | None = None
+) -> None:
     """Move the live entries of some tiles; a tile without an entry is no error."""
     session.execute(
         update(QueueEntry)

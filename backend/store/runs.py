@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +22,9 @@ def open_run(session: Session, project_id: int) -> Run | None:
 
 
 def latest(session: Session, project_id: int) -> Run | None:
-    return session.scalars(select(Run).where(Run.project_id == project_id).order_by(Run.id.desc()).limit(1)).one_or_none()
+    return session.scalars(
+        select(Run).where(Run.project_id == project_id).order_by(Run.id.desc()).limit(1)
+    ).one_or_none()
 
 
 def by_number(session: Session, project_id: int, number: int) -> Run:
@@ -49,6 +52,8 @@ def claim_training(session: Session, *, now: datetime, holder: str, lease_s: flo
         return None
     if run.state == "queued":
         move(session, run, "training", actor=holder)
+    else:
+        run.crashes += 1  # its holder went silent; a clean stop goes back to the queue instead
     run.attempt += 1
     run.lease_holder = holder
     run.lease_until = now + timedelta(seconds=lease_s)
@@ -73,6 +78,25 @@ def heartbeat(
     if cancelled is None:
         raise Conflict(f"run {run_id}", "is held by a newer attempt", "nothing to do: that one goes on")
     return bool(cancelled)
+
+
+def release_dead(session: Session, *, now: datetime, alive: Callable[[str], bool]) -> int:
+    """End the leases of holders that are known to be dead, so that nobody waits for them to expire."""
+    training = session.scalars(
+        select(Run).where(Run.state == "training", Run.lease_until > now).with_for_update(skip_locked=True)
+    ).all()
+    dead = [run for run in training if run.lease_holder is not None and not alive(run.lease_holder)]
+    for run in dead:
+        run.lease_until = now
+    return len(dead)
+
+
+def due(session: Session, *, now: datetime) -> bool:
+    """Whether a run waits for a worker, or its worker has gone silent."""
+    query = select(Run.id).where(
+        or_(Run.state == "queued", Run.state == "training"), or_(Run.lease_until.is_(None), Run.lease_until < now)
+    )
+    return session.scalar(query.limit(1)) is not None
 
 
 def held(session: Session, run_id: int, attempt: int) -> Run:

@@ -50,7 +50,9 @@ class KeyRing:
         try:
             return self._fernet.decrypt(sealed).decode()
         except InvalidToken as error:
-            raise Unavailable("credentials", "cannot be read with this key file", "restore the key file, or connect again") from error
+            raise Unavailable(
+                "credentials", "cannot be read with this key file", "restore the key file, or connect again"
+            ) from error
 
     def sign(self, message: str) -> str:
         return hmac.new(self._signing, message.encode(), hashlib.sha256).hexdigest()[:32]

@@ -343,6 +343,7 @@ class Run(Base):
     version: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="queued")
     attempt: Mapped[int] = mapped_column(Integer, server_default="0")
+    crashes: Mapped[int] = mapped_column(Integer, server_default="0")
     lease_holder: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]

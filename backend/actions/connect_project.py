@@ -1,0 +1,125 @@
+"""Tie a project to Label Studio: its project there, our backend, our webhook with its secret. Safe to repeat.
+
+Addresses may change between starts (another free port), so what is there is compared with what should be and mended.
+The webhook that Label Studio adds by itself with a backend carries no secret: it is removed.
+"""
+
+from __future__ import annotations
+
+import secrets as random_secrets
+
+from backend.api_names import ML_PATH, SECRET_HEADER, USER
+from backend.labelstudio.client import LabelStudioClient
+from backend.labelstudio.config import labelling_config
+from backend.store import events, projects
+from backend.store.secrets import KeyRing
+from backend.store.sessions import Database
+from mpamatch.errors import NotFound
+
+BACKEND_TITLE = "mpamatch backend"
+ACTIONS = (
+    "ANNOTATION_CREATED",
+    "ANNOTATIONS_CREATED",
+    "ANNOTATION_UPDATED",
+    "ANNOTATIONS_DELETED",
+    "TASKS_CREATED",
+    "TASKS_DELETED",
+)
+
+
+def connect_project(
+    database: Database,
+    keys: KeyRing,
+    client: LabelStudioClient,
+    project_id: int,
+    *,
+    url: str,
+    token: str,
+    backend_url: str,
+) -> int:
+    """Make or mend the connection; returns the id of the project in Label Studio."""
+    ls_project_id = _ensure_project(database, client, project_id, url)
+    password, secret = _ensure_credentials(database, keys, project_id, url, token, ls_project_id)
+    with database.transaction() as session:
+        key = projects.get(session, project_id).key
+    address = f"{backend_url}{ML_PATH}/{key}"
+    _ensure_backend(client, ls_project_id, address, password)
+    _ensure_webhook(client, ls_project_id, f"{address}/webhook", secret)
+    return ls_project_id
+
+
+def _ensure_project(database: Database, client: LabelStudioClient, project_id: int, url: str) -> int:
+    with database.transaction() as session:
+        project = projects.get(session, project_id)
+        classes = projects.classes_of(project)
+        title, label_type, known = project.title, project.label_type, project.ls_project_id
+        same_server = project.ls_url == url
+    if known is not None:
+        try:
+            client.project(known)
+            return known
+        except NotFound:
+            if same_server:
+                raise NotFound(
+                    f"Label Studio project {known}", "is gone", "restore it, or register the images as a new project"
+                ) from None
+    made = client.create_project(
+        title,
+        labelling_config(classes, label_type),
+        sampling="Uncertainty sampling",
+        maximum_annotations=1,
+        show_collab_predictions=True,
+        enable_empty_annotation=True,
+        evaluate_predictions_automatically=False,
+    )
+    ls_project_id = int(made["id"])
+    with database.transaction() as session:
+        project = projects.get(session, project_id)
+        project.ls_project_id = ls_project_id
+        events.record(
+            session,
+            project_id=project_id,
+            actor="connect",
+            what="project connected",
+            subject=f"project:{project_id}",
+            after={"label_studio_project": ls_project_id},
+        )
+    return ls_project_id
+
+
+def _ensure_credentials(
+    database: Database, keys: KeyRing, project_id: int, url: str, token: str, ls_project_id: int
+) -> tuple[str, str]:
+    with database.transaction() as session:
+        project = projects.get(session, project_id)
+        if project.ls_auth_password is None or project.ls_webhook_secret is None:
+            project.ls_auth_password = keys.seal(random_secrets.token_urlsafe(24))
+            project.ls_webhook_secret = keys.seal(random_secrets.token_urlsafe(24))
+        project.ls_url = url
+        project.ls_token = keys.seal(token)
+        project.ls_project_id = ls_project_id
+        return keys.open(project.ls_auth_password), keys.open(project.ls_webhook_secret)
+
+
+def _ensure_backend(client: LabelStudioClient, ls_project_id: int, address: str, password: str) -> None:
+    backends = client.ml_backends(ls_project_id)
+    ours = [b for b in backends if b.get("title") == BACKEND_TITLE]
+    right = [b for b in ours if b.get("url") == address]
+    for stale in ours:
+        if stale not in right[:1]:
+            client.delete_ml_backend(int(stale["id"]))
+    if not right:
+        client.add_ml_backend(ls_project_id, address, BACKEND_TITLE, USER, password)
+
+
+def _ensure_webhook(client: LabelStudioClient, ls_project_id: int, address: str, secret: str) -> None:
+    found = False
+    for hook in client.webhooks(ls_project_id):
+        ours = "/ml/" in str(hook.get("url", "")) and str(hook.get("url", "")).endswith("/webhook")
+        headers = hook.get("headers") or {}
+        if hook.get("url") == address and headers.get(SECRET_HEADER) == secret and not found:
+            found = True
+        elif ours:
+            client.delete_webhook(int(hook["id"]))
+    if not found:
+        client.add_webhook(ls_project_id, address, {SECRET_HEADER: secret}, list(ACTIONS))

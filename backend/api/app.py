@@ -1,0 +1,42 @@
+"""The app factory: settings in, an ASGI application out. Importing this opens nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from backend.api import health, ml_backend, tiles
+from backend.api.errors import add_error_handlers
+from backend.api.limits import BodyLimit
+from backend.api.parts import Parts
+from backend.settings import Settings
+from backend.store.blobs import BlobFolder
+from backend.store.secrets import KeyRing
+from backend.store.sessions import Database
+from backend.wakeups import Wakeups
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API on a database and a broker that run already. Raises Unavailable when nothing is configured."""
+    parts = Parts(
+        settings=settings,
+        database=Database(settings.require_database_url()),
+        blobs=BlobFolder(settings.blobs_folder),
+        keys=KeyRing.at(settings.state / "key"),
+        wakeups=Wakeups(settings.require_broker_url()),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        parts.database.close()
+
+    app = FastAPI(title="mpamatch", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.parts = parts
+    app.add_middleware(BodyLimit, limit_mb=settings.body_limit_mb, predict_limit_mb=settings.predict_body_limit_mb)
+    add_error_handlers(app)
+    for part in (health, ml_backend, tiles):
+        app.include_router(part.router)
+    return app

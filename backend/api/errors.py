@@ -1,0 +1,49 @@
+"""One table from our errors to HTTP, as RFC 9457 problem details. What is not ours says nothing but its number."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from mpamatch.errors import BadInput, Cancelled, Conflict, MpamatchError, NotFound, Unavailable
+
+LOG = logging.getLogger("mpamatch.api")
+
+STATUS: dict[type[MpamatchError], tuple[int, str]] = {
+    BadInput: (422, "Bad input"),
+    NotFound: (404, "Not found"),
+    Conflict: (409, "Conflict"),
+    Unavailable: (503, "Unavailable"),
+    Cancelled: (409, "Cancelled"),
+}
+
+
+def problem(status: int, title: str, detail: str, **more: str) -> JSONResponse:
+    """One problem document."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    return JSONResponse(body, status_code=status, media_type="application/problem+json")
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Give every error one shape."""
+
+    @app.exception_handler(MpamatchError)
+    def ours(request: Request, error: MpamatchError) -> JSONResponse:
+        status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Error"))
+        return problem(status, title, error.problem, item=error.item, remedy=error.remedy)
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> JSONResponse:
+        response = problem(error.status_code, str(error.detail), str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    def unknown(request: Request, error: Exception) -> JSONResponse:
+        number = uuid.uuid4().hex[:12]
+        LOG.error("unexpected error=%s path=%s kind=%s", number, request.url.path, type(error).__name__, exc_info=error)
+        return problem(500, "Unexpected error", f"see the log for {number}")

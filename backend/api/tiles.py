@@ -1,0 +1,35 @@
+"""Pictures of tiles for Label Studio's page: one capability per tile, valid until a time, readable across origins."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+
+from backend.api.parts import parts_of
+from backend.clock import utc_now
+from backend.store.tables import Tile
+
+router = APIRouter(tags=["tiles"])
+
+# The editor loads pictures by script from another origin and sends no cookies; the signature is the permission.
+HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Cache-Control": "private, max-age=86400",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@router.get("/tiles/{tile_id}.png")
+def picture(request: Request, tile_id: int, expires: int, key: str, signature: str) -> Response:
+    """The PNG rendition of a tile at working resolution; 403 for a link that is expired or not ours."""
+    parts = parts_of(request)
+    genuine = key == parts.keys.key_id and parts.keys.signed_by_us(f"{tile_id}:{expires}", signature)
+    if not genuine or expires < utc_now().timestamp():
+        raise HTTPException(403, "this picture link is not valid any more")
+    with parts.database.transaction() as session:
+        tile = session.get(Tile, tile_id)
+        blob = None if tile is None else tile.png_blob
+    if blob is None:
+        raise HTTPException(404, "no such tile")
+    return Response(parts.blobs.get(blob), media_type="image/png", headers=HEADERS)

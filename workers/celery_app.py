@@ -1,0 +1,76 @@
+"""The Celery application of the workers: tasks are a few lines around a job, which gets everything passed in."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import Celery
+from celery.worker import state as worker_state
+
+from backend.settings import Settings
+from backend.wakeups import PREDICT, SWEEP, SYNC, TRAIN, celery_options
+from mpamatch.errors import MpamatchError
+from workers.parts import Parts
+
+LOG = logging.getLogger("mpamatch.worker")
+
+
+def make_celery(settings: Settings) -> Celery:
+    """An application with the sweep as its only schedule entry; used by workers and by beat."""
+    app = Celery("mpamatch", set_as_current=True)
+    app.conf.update(celery_options(settings.require_broker_url(), sweep_s=settings.sweep_s))
+    return app
+
+
+def stopping() -> bool:
+    """Whether this worker was told to stop: the pool lets a running job go on, so long jobs ask."""
+    return worker_state.should_stop not in (None, False) or worker_state.should_terminate not in (None, False)
+
+
+def add_tasks(app: Celery, settings: Settings) -> None:
+    """Register the jobs. Connections are opened once; torch is imported only where a job needs it, at its first run."""
+    parts = Parts.open(settings)
+
+    @app.task(name=SYNC)
+    def sync(project_id: int, full: bool = False) -> None:
+        from workers.jobs.sync import sync_project
+
+        _guarded("sync", lambda: sync_project(parts, project_id, full=full))
+
+    @app.task(name=SWEEP)
+    def sweep() -> None:
+        from workers.jobs.sweep import sweep as run_sweep
+
+        _guarded("sweep", lambda: run_sweep(parts))
+
+    @app.task(name=TRAIN)
+    def train() -> None:
+        from workers.jobs.train import train_due
+
+        _guarded("train", lambda: train_due(parts, stop=stopping))
+
+    loaded: list[object] = []
+
+    @app.task(name=PREDICT)
+    def predict() -> None:
+        from workers.champion import LoadedModels
+        from workers.device import choose_device, set_threads
+        from workers.jobs.predict import predict_due
+
+        if not loaded:
+            set_threads(settings)
+            loaded.append(LoadedModels(parts.blobs, settings.state / "cache" / "models", choose_device(settings)))
+        models = loaded[0]
+        assert isinstance(models, LoadedModels)
+        _guarded("predict", lambda: predict_due(parts, models, stop=stopping))
+
+
+def _guarded(name: str, job: object) -> None:
+    """A job that fails is logged; the sweep wakes it again. The message is not redelivered: rows say what is due."""
+    assert callable(job)
+    try:
+        job()
+    except MpamatchError as error:
+        LOG.warning("%s: %s", name, error)
+    except Exception:
+        LOG.exception("%s failed; the sweep tries again", name)

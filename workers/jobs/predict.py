@@ -1,0 +1,88 @@
+"""Make the predictions that are missing, the most urgent first, until none is due or the worker is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from backend.actions.keep_prediction import keep_prediction
+from backend.clock import utc_now
+from backend.store import predictions, projects
+from backend.store.predictions import DuePrediction
+from backend.store.tables import Tile
+from mpamatch.domain.regions import Region, find_regions
+from mpamatch.errors import MpamatchError
+from mpamatch.files.images import read_image
+from workers.champion import LoadedModels
+from workers.parts import Parts
+
+LOG = logging.getLogger("mpamatch.predict")
+BATCH = 4
+TELL_EVERY_S = 3.0
+
+
+def predict_due(parts: Parts, models: LoadedModels, *, stop: Callable[[], bool]) -> int:
+    """Returns how many predictions were made. One tile that fails is logged and tried again after its lease."""
+    made, told = 0, time.monotonic()
+    touched: set[int] = set()
+    while not stop():
+        with parts.database.transaction() as session:
+            due = predictions.claim_due(
+                session, now=utc_now(), holder=parts.holder, lease_s=parts.settings.lease_s, limit=BATCH
+            )
+        if not due:
+            break
+        for job in due:
+            try:
+                touched.add(_predict_one(parts, models, job))
+                made += 1
+            except MpamatchError as error:
+                LOG.warning("tile=%s model=%s %s", job.tile_id, job.model_id, error)
+        if time.monotonic() - told > TELL_EVERY_S:
+            _tell(parts, touched)
+            told = time.monotonic()
+    _tell(parts, touched)
+    return made
+
+
+def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
+    with parts.database.transaction() as session:
+        tile = session.get_one(Tile, job.tile_id)
+        project = projects.get(session, tile.project_id)
+        tau = projects.policy_of(project).tau
+        class_count = projects.classes_of(project).count
+    if job.model_blob is None:
+        class_map, confidence, regions = _blank(tile, class_count)
+    else:
+        image = read_image(parts.blobs.get(job.png_blob))
+        probabilities = models.predictor(job.model_blob).predict(image)
+        class_map = probabilities.argmax(axis=0).astype(np.uint8)
+        confidence = probabilities.max(axis=0)
+        regions = find_regions(probabilities, tau)
+    keep_prediction(
+        parts.database,
+        parts.blobs,
+        tile_id=job.tile_id,
+        model_id=job.model_id,
+        class_map=class_map,
+        confidence=confidence,
+        regions=regions,
+    )
+    with parts.database.transaction() as session:
+        predictions.release(session, [job.tile_id], holder=parts.holder)
+    return tile.project_id
+
+
+def _blank(tile: Tile, class_count: int) -> tuple[np.ndarray, np.ndarray, tuple[Region, ...]]:
+    """What a model that knows nothing says: background at chance, and no region, since nowhere is better than elsewhere."""
+    shape = (tile.height_px, tile.width_px)
+    return np.zeros(shape, np.uint8), np.full(shape, 1 / class_count, np.float32), ()
+
+
+def _tell(parts: Parts, project_ids: set[int]) -> None:
+    for project_id in sorted(project_ids):
+        parts.wakeups.sync(project_id)
+    project_ids.clear()

@@ -1,0 +1,208 @@
+"""One look at one project: apply its inbox, judge, rank, mend the head, open a run. Whatever is due, in that order.
+
+Level-triggered: every stage makes what its rows lack, so running it twice, late, or after a kill at any line is
+harmless. Label Studio being away stops only the stages that need it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+
+from backend.actions.collect_annotation import collect_task, mark_removed
+from backend.actions.judge_candidate import judge_candidate
+from backend.actions.open_run import open_run
+from backend.actions.push_tasks import HeadReconciler
+from backend.actions.rank_queue import rank_queue
+from backend.actions.take_in_uploads import take_in_uploads
+from backend.clock import utc_now
+from backend.labelstudio.client import LabelStudioClient
+from backend.store import inbox, predictions, projects, runs
+from backend.store.tables import Annotation, Inbox, Project
+from mpamatch.errors import MpamatchError, NotFound, Unavailable
+from workers.parts import Parts
+
+LOG = logging.getLogger("mpamatch.sync")
+SYNC_LOCK = 7_213_002
+# Label Studio's clock and ours may differ, and rows may commit out of order: read a little further back each time.
+CURSOR_OVERLAP = timedelta(minutes=2)
+MAX_PASSES = 5
+
+
+def sync_project(parts: Parts, project_id: int, *, full: bool) -> None:
+    """Do everything that is due for a project, unless another worker is at it (the sweep comes again)."""
+    with parts.database.advisory_lock(SYNC_LOCK, project_id) as free:
+        if not free:
+            return
+        for _ in range(MAX_PASSES):
+            if not _pass(parts, project_id, full=full):
+                return
+            full = False
+
+
+def _pass(parts: Parts, project_id: int, *, full: bool) -> bool:
+    """One round; True when something moved, so that another look is worth it."""
+    with parts.database.transaction() as session:
+        project = projects.get(session, project_id)
+    client = parts.client(project)
+    moved = False
+    if client is not None:
+        try:
+            moved |= _labels_in(parts, client, project, full=full)
+        except Unavailable as error:
+            LOG.warning("project=%s labels: %s", project_id, error)
+    moved |= _judge(parts, project_id)
+    moved |= rank_queue(parts.database, project_id)
+    if client is not None and (full or moved or _head_is_due(parts, project_id)):
+        try:
+            moved |= _head_out(parts, client, project_id)
+        except Unavailable as error:
+            LOG.warning("project=%s head: %s", project_id, error)
+    run, decision = open_run(parts.database, parts.blobs, project_id, now=utc_now())
+    if run is not None:
+        LOG.info("project=%s run=%s queued: %s", project_id, run.number, "; ".join(decision.reasons))
+        parts.wakeups.train()
+    with parts.database.transaction() as session:
+        project = projects.get(session, project_id)
+        if project.champion_id and predictions.missing_for(
+            session, project_id, project.champion_id, live_tasks_only=False
+        ):
+            parts.wakeups.predict()
+    return moved
+
+
+# -- labels ---------------------------------------------------------------------------------------------------------
+
+
+def _labels_in(parts: Parts, client: LabelStudioClient, project: Project, *, full: bool) -> bool:
+    changed = 0
+    with parts.database.transaction() as session:
+        waiting = list(inbox.waiting(session, project.id))
+    for delivery in waiting:
+        changed += _apply(parts, client, project, delivery)
+    if full:
+        changed += _poll(parts, client, project)
+    return bool(waiting or changed)
+
+
+def _apply(parts: Parts, client: LabelStudioClient, project: Project, delivery: Inbox) -> int:
+    """Apply one delivery by reading the present state of the tasks that it names; its content is only a hint."""
+    problem: str | None = None
+    changed = 0
+    try:
+        for ls_task_id in sorted(_tasks_named(parts, project.id, delivery.payload)):
+            changed += _read_task(parts, client, project, ls_task_id)
+    except Unavailable:
+        raise
+    except MpamatchError as error:
+        problem = str(error)
+        LOG.warning("project=%s inbox=%s %s", project.id, delivery.id, error)
+    with parts.database.transaction() as session:
+        inbox.applied(session, [delivery.id], now=utc_now(), problem=problem)
+    return changed
+
+
+def _tasks_named(parts: Parts, project_id: int, payload: dict[str, Any]) -> set[int]:
+    """The Label Studio tasks that a delivery is about; deletions name only annotations, so our rows tell their task."""
+    named = {
+        int(t["id"]) for key in ("task", "tasks") for t in _dicts(payload.get(key)) if isinstance(t.get("id"), int)
+    }
+    annotations = [a for key in ("annotation", "annotations") for a in _dicts(payload.get(key))]
+    named |= {int(a["task"]) for a in annotations if isinstance(a.get("task"), int)}
+    ids = [int(a["id"]) for a in annotations if isinstance(a.get("id"), int)]
+    with parts.database.transaction() as session:
+        rows = session.scalars(
+            select(Annotation.ls_task_id).where(
+                Annotation.project_id == project_id, Annotation.ls_annotation_id.in_(ids)
+            )
+        )
+        return named | set(rows)
+
+
+def _dicts(value: Any) -> Iterable[dict[str, Any]]:
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, dict)]
+
+
+def _read_task(parts: Parts, client: LabelStudioClient, project: Project, ls_task_id: int) -> int:
+    try:
+        ls_task = client.task(ls_task_id)
+    except NotFound:
+        mark_removed(parts.database, project.id, [ls_task_id])
+        return 1
+    if int(ls_task.get("project", -1)) != project.ls_project_id:
+        return 0
+    return _collect(parts, client, project, [ls_task])
+
+
+def _collect(parts: Parts, client: LabelStudioClient, project: Project, ls_tasks: list[dict[str, Any]]) -> int:
+    now = utc_now()
+    foreign = [t for t in ls_tasks if not (t.get("data") or {}).get("tile_id")]
+    for problem in take_in_uploads(parts.database, parts.blobs, client, project.id, foreign, now=now):
+        LOG.warning("project=%s %s", project.id, problem)
+    if foreign:
+        parts.wakeups.predict()
+    return sum(collect_task(parts.database, parts.blobs, project.id, t, now=now) for t in ls_tasks)
+
+
+def _poll(parts: Parts, client: LabelStudioClient, project: Project) -> int:
+    """Find what no webhook told: every task changed since the cursor. Label Studio sends once and never again."""
+    with parts.database.transaction() as session:
+        cursor = projects.get(session, project.id).ls_cursor
+    since = None if cursor is None else cursor - CURSOR_OVERLAP
+    changed, newest = 0, cursor
+    assert project.ls_project_id is not None
+    for ls_task in client.tasks(project.ls_project_id, changed_since=since):
+        changed += _collect(parts, client, project, [ls_task])
+        updated_at = datetime.fromisoformat(ls_task["updated_at"])
+        newest = updated_at if newest is None else max(newest, updated_at)
+    if newest != cursor:
+        with parts.database.transaction() as session:
+            projects.get(session, project.id).ls_cursor = newest
+    return changed
+
+
+# -- verdicts and the head --------------------------------------------------------------------------------------------
+
+
+def _judge(parts: Parts, project_id: int) -> bool:
+    with parts.database.transaction() as session:
+        run = runs.open_run(session, project_id)
+    if run is None or run.state != "judging":
+        return False
+    verdict = judge_candidate(parts.database, parts.blobs, run.id, now=utc_now())
+    if verdict is None:
+        parts.wakeups.predict()
+        return False
+    word = "promoted" if verdict.promote else "kept out"
+    LOG.info("project=%s run=%s candidate %s: %s", project_id, run.number, word, "; ".join(verdict.reasons))
+    parts.wakeups.predict()
+    return True
+
+
+def _head_is_due(parts: Parts, project_id: int) -> bool:
+    """Whether Label Studio lags behind the champion; a cheap look at rows that needs no call."""
+    with parts.database.transaction() as session:
+        project = projects.get(session, project_id)
+        return project.ls_model_version != projects.champion(session, project).version
+
+
+def _head_out(parts: Parts, client: LabelStudioClient, project_id: int) -> bool:
+    head = HeadReconciler(parts.database, parts.blobs, parts.keys, client, parts.settings.api_address)
+    report = head.reconcile(project_id, now=utc_now())
+    if report.changed:
+        LOG.info(
+            "project=%s head version=%s added=%s removed=%s refreshed=%s",
+            project_id,
+            report.version,
+            report.added,
+            report.removed,
+            report.refreshed,
+        )
+    if report.waiting_for:
+        parts.wakeups.predict()
+    return False
