@@ -147,9 +147,7 @@ def _by_point(figures: dict[str, Any], policy: GatePolicy) -> Verdict:
     return Verdict(promote, promote, (few, outcome), figures | {"rule": "point"})
 
 
-def _by_bounds(
-    champion: _Comparison, best: _Comparison, figures: dict[str, Any], policy: GatePolicy
-) -> Verdict:
+def _by_bounds(champion: _Comparison, best: _Comparison, figures: dict[str, Any], policy: GatePolicy) -> Verdict:
     reasons: list[str] = []
     promote = True
     for name, found in (("champion", champion), ("best champion so far", best)):
