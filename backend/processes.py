@@ -5,18 +5,22 @@ A process is known by its pid and its start time together, never by its name: a 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
+from backend.settings import write_private
+
 SHIM = Path(__file__).with_name("child.py")
+MARK = "MPAMATCH_MARK"
 # A start time is derived from the boot time, which moves by fractions of a second when the clock is disciplined.
 SAME_START_S = 1.0
 
@@ -36,6 +40,19 @@ class ProcessRecord:
     role: str
     pid: int
     create_time: float
+    stop_signal: int = int(signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class ProcessBook:
+    """Who runs on one state folder: the supervisor, its parts in the order of their start, and its mark.
+
+    Every part carries the mark in its environment, and so do the processes that a part starts.
+    """
+
+    mark: str
+    supervisor: ProcessRecord
+    parts: tuple[ProcessRecord, ...] = ()
 
 
 def tied_command(
@@ -81,12 +98,48 @@ def start_tied(
         )
 
 
-def record_of(role: str, pid: int) -> ProcessRecord | None:
+def record_of(role: str, pid: int, stop_signal: signal.Signals = signal.SIGTERM) -> ProcessRecord | None:
     """The record of a living process, or None when it is gone."""
     try:
-        return ProcessRecord(role, pid, psutil.Process(pid).create_time())
+        return ProcessRecord(role, pid, psutil.Process(pid).create_time(), int(stop_signal))
     except psutil.Error:
         return None
+
+
+def book_path(state: Path) -> Path:
+    """The file of the process book of a state folder."""
+    return state / "run" / "processes.json"
+
+
+def save_book(state: Path, book: ProcessBook) -> None:
+    """Write the book, whole or not at all."""
+    write_private(book_path(state), json.dumps(asdict(book), indent=2))
+
+
+def load_book(state: Path) -> ProcessBook | None:
+    """The book as last written, or None when there is none or it cannot be read."""
+    try:
+        found = json.loads(book_path(state).read_text(encoding="utf-8"))
+        parts = tuple(ProcessRecord(**one) for one in found["parts"])
+        return ProcessBook(str(found["mark"]), ProcessRecord(**found["supervisor"]), parts)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def marked(mark: str, *, session: int | None = None) -> list[ProcessRecord]:
+    """Living processes that carry a mark in their environment, but for ourselves; of one session when given."""
+    found = []
+    for pid in psutil.pids():
+        try:
+            if pid == os.getpid() or (session is not None and os.getsid(pid) != session):
+                continue
+            carries = psutil.Process(pid).environ().get(MARK) == mark
+        except (psutil.Error, OSError):
+            continue
+        record = record_of("remains", pid) if carries else None
+        if record is not None and is_alive(record):
+            found.append(record)
+    return found
 
 
 def is_alive(record: ProcessRecord) -> bool:
@@ -120,12 +173,12 @@ def send(record: ProcessRecord, signal_number: signal.Signals) -> None:
             return
 
 
-def end(record: ProcessRecord, *, first: signal.Signals = signal.SIGTERM, grace_s: float = 10.0) -> bool:
+def end(record: ProcessRecord, *, grace_s: float = 10.0) -> bool:
     """Ask a recorded process to stop, wait, then kill it with its descendants. True when it was alive."""
     members = family(record)
     if not members:
         return False
-    send(record, first)
+    send(record, signal.Signals(record.stop_signal))
     if not wait_gone([record], grace_s):
         members = family(record) or members
     for member in members:

@@ -376,7 +376,7 @@ def _await_ready(
 
 
 def _stop_child(role: str, child: subprocess.Popen[bytes], stop_signal: signal.Signals, grace_s: float) -> None:
-    record = record_of(role, child.pid) if child.poll() is None else None
+    record = record_of(role, child.pid, stop_signal) if child.poll() is None else None
     if record is not None:
-        end(record, first=stop_signal, grace_s=grace_s)
+        end(record, grace_s=grace_s)
     child.wait()

@@ -31,6 +31,7 @@ class Endpoints(BaseModel):
     broker_url: str | None = None
     api_url: str | None = None
     label_studio_url: str | None = None
+    label_studio_project: int | None = None
     project_url: str | None = None
 
 

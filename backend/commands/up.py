@@ -1,0 +1,214 @@
+"""`mpamatch up`: the whole embedded profile in one terminal, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from backend.commands import stack
+from backend.commands.ports import free_port
+from backend.commands.startup import Startup
+from backend.commands.status import collect_status
+from backend.commands.supervisor import Part, Supervisor, in_background, sole_owner
+from backend.credentials import ensure_credentials
+from backend.label_studio_server import EmbeddedLabelStudio, find_label_studio
+from backend.servers import EmbeddedPostgres, EmbeddedRedis
+from backend.settings import Endpoints, Settings, clear_endpoints, load_settings, save_endpoints
+from mpamatch.errors import BadInput, Cancelled
+
+
+@dataclass(frozen=True)
+class UpRequest:
+    """What the command line asked for."""
+
+    demo: bool = False
+    images: Path | None = None
+    masks: Path | None = None
+    classes: tuple[str, ...] = ()
+    label_studio: bool = True
+
+    @property
+    def wants_project(self) -> bool:
+        """Whether a project is to be there when all runs."""
+        return self.demo or self.images is not None
+
+
+def up(
+    demo: Annotated[bool, typer.Option("--demo", help="make a project of drawn tissue")] = False,
+    images: Annotated[Path | None, typer.Option(help="make a project of this folder of images")] = None,
+    masks: Annotated[Path | None, typer.Option(help="folder of masks with the images' names")] = None,
+    classes: Annotated[str, typer.Option(help="class names, background first: background,gland")] = "",
+    no_label_studio: Annotated[bool, typer.Option("--no-label-studio", help="start none of our own")] = False,
+    port: Annotated[int | None, typer.Option(help="first port to try for the API")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the status as JSON once all is ready")] = False,
+) -> None:
+    """Start databases, Label Studio, API and workers; keep them running; stop all on Ctrl-C."""
+    request = _checked(UpRequest(demo, images, masks, _names(classes), not no_label_studio))
+    settings = load_settings(running=False)
+    if port is not None:
+        settings = settings.model_copy(update={"api_port": port})
+    with sole_owner(settings.state):
+        code = asyncio.run(_run(settings, request, as_json=as_json))
+    raise typer.Exit(code)
+
+
+def prepare_project(settings: Settings, endpoints: Endpoints, request: UpRequest) -> Endpoints:
+    """Make or find the project that was asked for; answers the endpoints with its place in Label Studio."""
+    from backend.actions.first_project import ensure_project
+
+    project = ensure_project(settings, images=request.images, masks=request.masks, classes=request.classes)
+    found = {"label_studio_project": project.label_studio_id, "project_url": project.url}
+    return endpoints.model_copy(update=found)
+
+
+async def _run(settings: Settings, request: UpRequest, *, as_json: bool) -> int:
+    console = Console(stderr=as_json)
+    startup = Startup(console)
+    supervisor = Supervisor(settings.state, startup.say, log_size_mb=settings.log_size_mb)
+    supervisor.stop_on_signals()
+    try:
+        with startup:
+            start = asyncio.create_task(_bring_up(settings, request, supervisor, startup))
+            await supervisor.unless_stopped(start)
+        if as_json:
+            print(json.dumps({**collect_status(load_settings()), "seconds": _rounded(startup)}), flush=True)
+        else:
+            _print_welcome(console, settings, startup)
+        await supervisor.until_stopped()
+    except Cancelled:
+        startup.say("stopped while starting")
+    except BaseExceptionGroup as several:
+        raise _first_of(several) from several
+    finally:
+        startup.say("stopping (Ctrl-C again: at once)")
+        await supervisor.stop()
+        clear_endpoints(settings.state)
+        startup.say("stopped")
+    return 1 if supervisor.failure else 0
+
+
+async def _bring_up(settings: Settings, request: UpRequest, supervisor: Supervisor, startup: Startup) -> None:
+    """Start everything in the order of its needs; Label Studio, the slowest, beside the rest."""
+    async with asyncio.TaskGroup() as group:
+        label_studio = _label_studio(settings, request, startup.say)
+        if label_studio is not None:
+            part = stack.label_studio_part(label_studio, settings.state)
+            group.create_task(_start(supervisor, startup, part, "Label Studio"))
+        taken = {label_studio.port} if label_studio else set()
+        port = free_port(settings.api_host, settings.api_port, startup.say, what="API", taken=taken)
+        database_url, broker_url = await _databases(settings, supervisor, startup)
+        endpoints = Endpoints(
+            database_url=database_url,
+            broker_url=broker_url,
+            api_url=settings.public_url or f"http://{settings.api_host}:{port}",
+            label_studio_url=label_studio.url if label_studio else settings.label_studio_url,
+        )
+        save_endpoints(settings.state, endpoints)
+        await _start(supervisor, startup, stack.api_part(settings, port), "API")
+        for queue in stack.QUEUES:
+            await supervisor.start(stack.worker_part(settings, queue))
+        await supervisor.start(stack.beat_part(settings))
+    if request.wants_project:
+        with startup.step("project"):
+            in_use = load_settings()
+            endpoints = await in_background(lambda: prepare_project(in_use, endpoints, request))
+        save_endpoints(settings.state, endpoints)
+
+
+async def _databases(settings: Settings, supervisor: Supervisor, startup: Startup) -> tuple[str, str]:
+    """The URLs of database (with every table) and broker, ours being started when none is configured."""
+    broker_url, database_url = settings.broker_url, settings.database_url
+    if broker_url is None:
+        redis = EmbeddedRedis(settings.state)
+        await _start(supervisor, startup, stack.broker_part(redis), "Redis")
+        broker_url = redis.url
+    if database_url is None:
+        postgres = await in_background(lambda: EmbeddedPostgres(settings.state))
+        await _start(supervisor, startup, stack.database_part(postgres), "PostgreSQL")
+        await in_background(postgres.bootstrap)
+        database_url = postgres.url()
+    url = database_url
+    with startup.step("tables"):
+        await in_background(lambda: _migrate(url))
+    return database_url, broker_url
+
+
+def _migrate(url: str) -> None:
+    from migrations.run import upgrade
+
+    upgrade(url)
+
+
+def _label_studio(
+    settings: Settings, request: UpRequest, say: Callable[[str], None]
+) -> EmbeddedLabelStudio | None:
+    """Our own Label Studio, unless another one is configured or none is wanted."""
+    if not request.label_studio or settings.label_studio_url is not None:
+        return None
+    host = settings.label_studio_host
+    return EmbeddedLabelStudio(
+        settings.state,
+        program=find_label_studio(settings.label_studio_command),
+        host=host,
+        port=free_port(host, settings.label_studio_port, say, what="Label Studio"),
+        credentials=ensure_credentials(settings.state),
+    )
+
+
+async def _start(supervisor: Supervisor, startup: Startup, part: Part, name: str) -> None:
+    with startup.step(name):
+        await supervisor.start(part)
+
+
+def _first_of(several: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of a start; the others follow from its cancelling."""
+    first = several.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _names(classes: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in classes.split(",") if name.strip())
+
+
+def _checked(request: UpRequest) -> UpRequest:
+    """The request with absolute folders. Raises `BadInput` for what cannot be meant."""
+    if request.demo and request.images is not None:
+        raise BadInput("--demo and --images", "exclude each other", "give one of them")
+    if request.images is not None and len(request.classes) < 2:
+        raise BadInput("--classes", "names fewer than two classes", 'give them: --classes "background,gland"')
+    folders = {"images": request.images, "masks": request.masks}
+    for name, folder in folders.items():
+        if folder is not None and not folder.expanduser().is_dir():
+            raise BadInput(f"--{name} {folder}", "is no folder", "name a folder that exists")
+    found = {name: folder.expanduser().resolve() if folder else None for name, folder in folders.items()}
+    return UpRequest(request.demo, found["images"], found["masks"], request.classes, request.label_studio)
+
+
+def _rounded(startup: Startup) -> dict[str, float]:
+    return {name: round(seconds, 2) for name, seconds in [*startup.seconds.items(), ("all", startup.total_s)]}
+
+
+def _print_welcome(console: Console, settings: Settings, startup: Startup) -> None:
+    found = collect_status(load_settings(), secrets=True)
+    studio = found["label_studio"]
+    lines = []
+    if studio["url"]:
+        lines.append(f"Label Studio  {studio['url']}")
+    if studio.get("login"):
+        lines.append(f"login         {studio['login']}   password  {studio['password']}")
+    if studio["project_url"]:
+        lines.append(f"project       {studio['project_url']}")
+    lines.append(f"backend       {found['api']['url']}")
+    lines.append(f"logs          {found['logs']}")
+    lines.append("stop          Ctrl-C")
+    body = Text("\n".join(lines))
+    console.print(Panel(body, title=f"ready after {startup.total_s:.0f} s", expand=False), soft_wrap=True)
