@@ -13,7 +13,6 @@ from backend.api_names import SECRET_HEADER, USER
 from backend.store.secrets import KeyRing
 from backend.store.tables import Project
 
-
 _REFUSED = HTTPException(401, "not authorised", headers={"WWW-Authenticate": 'Basic realm="mpamatch"'})
 
 

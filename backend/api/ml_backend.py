@@ -48,8 +48,7 @@ def health(request: Request, key: str) -> dict[str, str]:
 @router.post("/setup")
 def setup(request: Request, key: str) -> dict[str, str]:
     """The version that the shown predictions carry: the same string in both, or duplicates pile up."""
-    project, version = _open(request, key)
-    return {"model_version": version}
+    return {"model_version": _open(request, key)[1]}
 
 
 @router.get("/versions")
@@ -62,7 +61,7 @@ def versions(request: Request, key: str) -> dict[str, list[str]]:
 
 @router.post("/predict")
 async def predict(request: Request, key: str) -> dict[str, Any]:
-    """Stored predictions for the tasks; what is missing is asked for and awaited for a bounded time, then left empty."""
+    """Stored predictions for the tasks; what is missing is asked for, awaited a while, then left empty."""
     body = await _json(request)
     return await run_in_threadpool(_predict, request, key, body)
 

@@ -21,13 +21,13 @@ class BlobFolder:
         self.folder = folder
 
     def path(self, digest: str) -> Path:
-        """Where a blob lies; it may not exist. Raises NotFound for what is no digest (no path can be smuggled in)."""
+        """Where a blob lies; it may not exist. Raises NotFound for what is no digest."""
         if len(digest) != 64 or any(c not in "0123456789abcdef" for c in digest):
             raise NotFound(f"blob {digest[:80]!r}", "is not a SHA-256")
         return self.folder / digest[:2] / digest
 
     def put(self, content: bytes) -> str:
-        """Store bytes and return their digest; the same bytes are stored once. Raises Unavailable when the disk refuses."""
+        """Store bytes and return their digest; the same bytes are stored once. Raises Unavailable."""
         digest = hashlib.sha256(content).hexdigest()
         target = self.path(digest)
         if target.exists():

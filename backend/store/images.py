@@ -31,7 +31,7 @@ def lock_registration(session: Session, project_id: int) -> None:
 def known_splits(session: Session, project_id: int) -> dict[str, str]:
     """Every group that has a split already; it keeps it for good."""
     rows = session.execute(select(Image.group_name, Image.split).where(Image.project_id == project_id).distinct())
-    return {group: split for group, split in rows}
+    return {row[0]: row[1] for row in rows}
 
 
 def by_hash(session: Session, project_id: int, sha256: str) -> Image | None:

@@ -25,8 +25,8 @@ class DuePrediction:
     model_blob: str | None
 
 
-# Tiles of the champion, and what a judgement needs: every labelled audit tile by the candidate, the champion and the
-# best champion so far. Order: what someone has open, what Label Studio shows, judgements, the rest of the pool.
+# Tiles of the champion, and what a judgement needs: every labelled audit tile by the candidate and by each champion
+# so far. Order: what someone has open, what Label Studio shows, judgements, the rest of the pool.
 _DUE = text(
     """
     SELECT t.id, d.model_id, t.png_blob, m.kind, m.blob

@@ -36,7 +36,7 @@ def by_number(session: Session, project_id: int, number: int) -> Run:
 
 
 def claim_training(session: Session, *, now: datetime, holder: str, lease_s: float) -> Run | None:
-    """Take the oldest run that waits, or whose holder has gone silent; the attempt goes up, so the old holder is fenced off."""
+    """Take the oldest run that waits, or whose holder has gone silent; the higher attempt fences that one off."""
     run = session.scalars(
         select(Run)
         .where(
@@ -65,7 +65,7 @@ def claim_training(session: Session, *, now: datetime, holder: str, lease_s: flo
 def heartbeat(
     session: Session, run_id: int, *, attempt: int, now: datetime, lease_s: float, progress: dict[str, Any] | None
 ) -> bool:
-    """Renew the lease and store progress; True when the run was asked to stop. Raises Conflict when it is not ours any more."""
+    """Renew the lease and store progress; True when asked to stop. Raises Conflict when it is not ours."""
     values: dict[str, Any] = {"heartbeat_at": now, "lease_until": now + timedelta(seconds=lease_s)}
     if progress is not None:
         values["progress"] = progress

@@ -114,7 +114,7 @@ class Image(Base):
 
 
 class Tile(Base):
-    """A fixed square of an image: the unit a person labels. ``png_blob`` is its rendition, one to one with mask pixels."""
+    """A fixed square of an image: the unit a person labels. ``png_blob``: its rendition, one to one with mask pixels."""
 
     __tablename__ = "tile"
     __table_args__ = (

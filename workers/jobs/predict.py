@@ -77,7 +77,7 @@ def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
 
 
 def _blank(tile: Tile, class_count: int) -> tuple[np.ndarray, np.ndarray, tuple[Region, ...]]:
-    """What a model that knows nothing says: background at chance, and no region, since nowhere is better than elsewhere."""
+    """What a model that knows nothing says: background at chance, and no region: no place is better than another."""
     shape = (tile.height_px, tile.width_px)
     return np.zeros(shape, np.uint8), np.full(shape, 1 / class_count, np.float32), ()
 
