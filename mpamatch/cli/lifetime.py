@@ -1,0 +1,45 @@
+"""How a training child ends: with its parent, and on a signal so that it leaves a checkpoint behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+
+STOPPED = 75
+"""Exit code of a run that was stopped and can be resumed (EX_TEMPFAIL)."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class StopRequest:
+    """Whether this process was asked to stop, by SIGTERM or SIGINT.
+
+    Before ``training`` is set there is nothing to save, so that the process leaves at once with exit code 75.
+    """
+
+    def __init__(self) -> None:
+        self.training = False
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.training:
+            os._exit(STOPPED)
+        self._asked = True
+
+
+def die_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent ends (Linux only); leave now if it just did."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(STOPPED)

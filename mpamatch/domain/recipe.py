@@ -1,0 +1,199 @@
+"""Every knob of a training run: frozen, checked, hashed, and kept with the model.
+
+Settings (where an installation runs) are elsewhere; nothing here is read from the environment.
+Profiles and weights follow MPAMatch (arXiv 2508.19574); the optimiser and the ramps follow UniMatch with the
+schedule that was found to work for few steps on a pretrained light encoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from mpamatch.errors import BadInput
+
+Method = Literal["supervised", "fixmatch", "unimatch-ema"]
+Strategy = Literal["mpamatch", "random", "foreground-random"]
+Profile = Literal["demo", "small", "medium"]
+Segmenter = Literal["light", "tiny"]
+Photometry = Literal["none", "mild", "strong"]
+
+METHODS: tuple[str, ...] = get_args(Method)
+PROFILES: tuple[str, ...] = get_args(Profile)
+STRIDE_PX = 32
+"""Sides of crops and patches are multiples of this: the encoder's 'SAME' padding depends on parity."""
+
+# Steps cold and warm, crop, further reduction, flips averaged by the teacher.
+_PROFILES: Mapping[str, Mapping[str, Any]] = {
+    "demo": {"steps_cold": 300, "steps_warm": 120, "crop_px": 128, "further_reduction": 1.0, "teacher_flips": 1},
+    "small": {"steps_cold": 600, "steps_warm": 200, "crop_px": 96, "further_reduction": 2.0, "teacher_flips": 4},
+    "medium": {"steps_cold": 3000, "steps_warm": 600, "crop_px": 128, "further_reduction": 1.0, "teacher_flips": 4},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All knobs of one run, and the ``strategy`` that ranks what to label with its model.
+
+    Fractions (``warmup``, ``ramp_start``, ``ramp_end``) are of the planned steps; ``beta`` and ``gamma`` weigh the
+    labelled and the unlabelled loss and hold for methods that use the pool (``supervised`` is 1 and 0).
+    ``reduction`` is the factor by which images shrink before the network; None takes 1 when the image's long side
+    is at most ``full_size_px`` and 2 above, times ``further_reduction``. Raises BadInput naming the knob.
+
+    >>> Recipe.for_profile("demo").method
+    'unimatch-ema'
+    """
+
+    method: Method = "unimatch-ema"
+    strategy: Strategy = "mpamatch"
+    profile: Profile = "demo"
+    segmenter: Segmenter = "light"
+    # scale
+    reduction: float | None = None
+    further_reduction: float = 1.0
+    full_size_px: int = 512
+    crop_px: int = 128
+    patch_px: int = 256
+    # length and batches
+    steps_cold: int = 300
+    steps_warm: int = 120
+    labelled_batch: int = 4
+    unlabelled_batch: int = 4
+    checkpoint_every: int = 50
+    report_every: int = 5
+    # optimiser
+    lr: float = 3e-3
+    encoder_lr_factor: float = 0.3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    poly_power: float = 0.9
+    clip_norm: float = 1.0
+    non_finite_limit: int = 10
+    non_finite_window: int = 100
+    # pseudo-labels
+    ema_decay: float = 0.99
+    tau: float = 0.95
+    teacher_flips: int = 1
+    strong_views: int = 1
+    beta: float = 0.5
+    gamma: float = 0.5
+    ramp_start: float = 0.2
+    ramp_end: float = 0.4
+    ramp_when_warm: bool = False
+    labels_override: bool = True
+    # views
+    scale_min: float = 0.75
+    scale_max: float = 1.33
+    labelled_photometry: Photometry = "mild"
+    unlabelled_photometry: Photometry = "strong"
+    cutmix_p: float = 0.5
+    cutmix_area_min: float = 0.02
+    cutmix_area_max: float = 0.4
+    cutmix_aspect_min: float = 0.3
+    # kept back for early figures and the temperature
+    holdout_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, _hints()[field.name], getattr(self, field.name))
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise BadInput(f"recipe.{name}", f"is {value}", f"give a value from {low} to {high}")
+        for low_name, high_name in _ORDERED:
+            if getattr(self, low_name) > getattr(self, high_name):
+                raise BadInput(f"recipe.{low_name}", f"is above {high_name}", "swap the two or widen the range")
+        for name in ("crop_px", "patch_px"):
+            if getattr(self, name) % STRIDE_PX:
+                raise BadInput(f"recipe.{name}", f"is {getattr(self, name)}", f"give a multiple of {STRIDE_PX}")
+
+    @classmethod
+    def for_profile(cls, profile: str, method: str | None = None, **knobs: Any) -> Recipe:
+        """The recipe of a profile by name, with ``knobs`` laid over it. Raises BadInput."""
+        if profile not in _PROFILES:
+            raise BadInput(f"profile {profile!r}", "unknown", f"known profiles: {', '.join(PROFILES)}")
+        values: dict[str, Any] = {"profile": profile, **_PROFILES[profile], **knobs}
+        if method is not None:
+            values["method"] = method
+        return cls.from_json(values)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of :meth:`to_json`; knobs not named take their defaults. Raises BadInput."""
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise BadInput(f"recipe.{unknown[0]}", "no such knob", "see `mpamatch recipe --json`")
+        return cls(**{name: _as_float(_hints()[name], value) for name, value in values.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def sha256(self) -> str:
+        """Hex digest of the knobs: equal recipes, equal digest, on any machine."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def uses_pool(self) -> bool:
+        return self.method != "supervised"
+
+    @property
+    def views_per_tile(self) -> int:
+        """Strong views of each pool tile: ``fixmatch`` has one by definition."""
+        return self.strong_views if self.method == "unimatch-ema" else 1
+
+    def steps(self, *, warm: bool) -> int:
+        return self.steps_warm if warm else self.steps_cold
+
+    def reduction_for(self, long_side_px: int) -> float:
+        """The reduction factor for images of this size (>= 1)."""
+        if self.reduction is not None:
+            return self.reduction
+        return (1.0 if long_side_px <= self.full_size_px else 2.0) * self.further_reduction
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("reduction", 1, 64), ("further_reduction", 1, 16), ("full_size_px", 32, 100_000),
+    ("crop_px", 64, 1024), ("patch_px", 64, 4096), ("steps_cold", 1, 1_000_000), ("steps_warm", 1, 1_000_000),
+    ("labelled_batch", 1, 256), ("unlabelled_batch", 1, 256), ("checkpoint_every", 1, 100_000),
+    ("report_every", 1, 10_000), ("lr", 1e-8, 1), ("encoder_lr_factor", 0, 10), ("weight_decay", 0, 1),
+    ("warmup", 0, 1), ("poly_power", 0, 10), ("clip_norm", 1e-6, 1e6), ("non_finite_limit", 1, 1000),
+    ("non_finite_window", 1, 10_000), ("ema_decay", 0, 0.99999), ("tau", 0, 1), ("strong_views", 1, 2),
+    ("beta", 0, 100), ("gamma", 0, 100), ("ramp_start", 0, 1), ("ramp_end", 0, 1), ("scale_min", 0.1, 10),
+    ("scale_max", 0.1, 10), ("cutmix_p", 0, 1), ("cutmix_area_min", 0.001, 1), ("cutmix_area_max", 0.001, 1),
+    ("cutmix_aspect_min", 0.05, 1), ("holdout_share", 0, 0.5), ("teacher_flips", 1, 4),
+)  # fmt: skip
+_ORDERED = (
+    ("ramp_start", "ramp_end"),
+    ("scale_min", "scale_max"),
+    ("cutmix_area_min", "cutmix_area_max"),
+    ("non_finite_limit", "non_finite_window"),
+)
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return typing.get_type_hints(Recipe)
+
+
+def _check_type(name: str, hint: Any, value: Any) -> None:
+    if typing.get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise BadInput(f"recipe.{name}", f"is {value!r}", f"one of {', '.join(map(str, get_args(hint)))}")
+        return
+    allowed = get_args(hint) or (hint,)
+    if not any(type(value) is t for t in allowed) or (isinstance(value, float) and value != value):
+        wanted = " or ".join("nothing" if t is type(None) else t.__name__ for t in allowed)
+        raise BadInput(f"recipe.{name}", f"is {value!r}", f"give {wanted}")
+
+
+def _as_float(hint: Any, value: Any) -> Any:
+    """Whole numbers are fine where a knob is a float (JSON writes 1.0 and 1 alike)."""
+    takes_float = hint is float or float in get_args(hint)
+    return float(value) if takes_float and type(value) is int else value

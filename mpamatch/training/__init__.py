@@ -1,0 +1,1 @@
+"""Training: views, streams, the loop and its checkpoints; a run folder is what it reads and writes."""
