@@ -1,0 +1,64 @@
+"""What every command on a running installation begins with: settings, database, blobs, wake-ups; closed at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from backend.settings import Settings, load_settings
+from backend.store.blobs import BlobFolder
+from backend.store.sessions import Database
+from backend.wakeups import Wakeups
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An installation, open for one command."""
+
+    settings: Settings
+    database: Database
+    blobs: BlobFolder
+
+    @property
+    def wakeups(self) -> Wakeups:
+        return Wakeups(self.settings.require_broker_url())
+
+
+@contextmanager
+def opened() -> Iterator[Opened]:
+    """Raises Unavailable when nothing runs on the state folder."""
+    settings = load_settings()
+    database = Database(settings.require_database_url())
+    try:
+        yield Opened(settings, database, BlobFolder(settings.blobs_folder))
+    finally:
+        database.close()
+
+
+def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool, title: str) -> None:
+    """A table for people, or the rows as JSON for machines."""
+    if as_json:
+        print(json.dumps(list(rows), indent=2, default=str))
+        return
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        table.add_row(*("" if row.get(c) is None else str(row[c]) for c in columns))
+    Console().print(table)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time that remains, on stderr; yields ``(done, total) -> None``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
