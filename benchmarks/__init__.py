@@ -1,0 +1,1 @@
+"""Measured figures: one module for each that the docs quote."""
