@@ -27,23 +27,31 @@ from backend.labelstudio.config import (
     LabelType,
 )
 from backend.labelstudio.shapes import (
-    read_bitmask,
-    read_brush,
-    read_polygon,
+    SEGMENTATION,
     read_rectangle,
     write_bitmask,
     write_brush,
     write_polygons,
     write_rectangle,
 )
+from backend.labelstudio.validation import validate_result
 from mpamatch.domain.classes import IGNORE, ClassSet
 from mpamatch.domain.tiling import Box
 from mpamatch.errors import BadInput
 
+__all__ = [
+    "MaskReading",
+    "ReviewBox",
+    "class_map_to_result",
+    "paint",
+    "result_to_mask",
+    "scope_item",
+    "validate_result",
+]
+
 Result = list[dict[str, Any]]
 ClassMap = NDArray[np.uint8]
 
-SEGMENTATION: Final = {"brushlabels": read_brush, "bitmasklabels": read_bitmask, "polygonlabels": read_polygon}
 # Kinds that paint or select pixels in ways we do not read: dropping them silently would lose someone's work.
 _UNREADABLE: Final = {"brush", "bitmask", "polygon", "rectangle", "ellipse", "ellipselabels", "keypointlabels"}
 _MAX_SIDE_PX: Final = 16_384
@@ -135,17 +143,25 @@ def result_to_mask(
     width: int,
     height: int,
     classes: ClassSet,
-    shown: Sequence[Mapping[str, Any]] | None,
+    shown: Sequence[Mapping[str, Any]] | None = None,
+    shown_class_map: ClassMap | None = None,
 ) -> MaskReading:
-    """The mask (``height``, ``width``) that an annotation stands for. ``shown``: the result of the prediction that the
-    annotator started from, None when there was none or it is not known any more.
+    """The mask (``height``, ``width``) that an annotation stands for.
+
+    ``shown``: the result of the prediction that the annotator started from, or ``shown_class_map``, its class map at
+    the same size; None when there was none, it was empty (a blind tile), or it is not known any more.
 
     Raises BadInput naming the region that cannot be read; such an annotation is kept and said, never guessed.
     """
     _check_items(result)
     scope = _scope(result)
     class_map = paint(result, width=width, height=height, classes=classes)
-    before = paint(shown or (), width=width, height=height, classes=classes)
+    if shown_class_map is None:
+        before = paint(shown or (), width=width, height=height, classes=classes)
+    elif shown_class_map.shape == (height, width):
+        before = shown_class_map
+    else:
+        raise BadInput("shown class map", f"shape {shown_class_map.shape}", f"give ({height}, {width})")
     if scope == WHOLE_TILE:
         mask = class_map
     elif scope == ONLY_BOXES:
@@ -154,7 +170,8 @@ def result_to_mask(
     else:
         mask = np.full((height, width), IGNORE, np.uint8)
     regions = [item for item in result if _kind(item) in SEGMENTATION]
-    untouched = bool(shown) and all(item.get("origin") == "prediction" for item in regions)
+    something_shown = bool(shown) or shown_class_map is not None
+    untouched = something_shown and all(item.get("origin") == "prediction" for item in regions)
     return MaskReading(
         mask=mask,
         origin="confirmed" if untouched and bool((class_map == before).all()) else "annotated",

@@ -146,6 +146,9 @@ def fill_outline(points: Sequence[Point], width: int, height: int) -> Mask:
     return inside
 
 
+SEGMENTATION: Final = {"brushlabels": read_brush, "bitmasklabels": read_bitmask, "polygonlabels": read_polygon}
+
+
 def _number(value: Any, field: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e6:
         raise BadInput(field, f"is {value!r}", "give a number in percent of the image")

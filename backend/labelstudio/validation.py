@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from backend.labelstudio.config import IMAGE, REVIEW, REVIEW_LABEL, SCOPE, SCOPES, SEG
-from backend.labelstudio.results import SEGMENTATION
+from backend.labelstudio.shapes import SEGMENTATION
 from mpamatch.domain.classes import ClassSet
 from mpamatch.errors import BadInput
 
