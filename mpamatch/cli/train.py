@@ -15,7 +15,8 @@ from mpamatch.cli.lifetime import STOPPED, StopRequest, die_with_parent
 from mpamatch.errors import BadInput, Cancelled, MpamatchError
 
 if TYPE_CHECKING:
-    from mpamatch.training.run_spec import RunSpec
+    from mpamatch.cli.sources import ImageSource
+    from mpamatch.domain.recipe import Recipe
 
 _FOLDER = {"file_okay": False, "exists": True}
 
@@ -51,18 +52,20 @@ def train(
         return
     if out is None:
         raise typer.BadParameter("give --run RUN_DIR, or --out DIR with a data set or folders", param_hint="--out")
-    from mpamatch.cli.sources import ImageSource, open_source
+    from mpamatch.cli.sources import open_source
     from mpamatch.domain.recipe import Recipe
 
-    source: ImageSource = open_source(dataset, root, images, masks, classes, foreground=foreground, split="train")
+    names = [name.strip() for name in classes.split(",")] if classes else None
+    source = open_source(dataset, root, images, masks, names, foreground=foreground, split="train")
     recipe = Recipe.for_profile(profile, method, **_knobs(knob or []))
-    spec = _write_run(out, source, recipe, labelled, seed, start, threads)
-    _train_folder(out, stop, as_json, validation=(spec, source))
+    for problem in source.problems:
+        print(f"note: {problem}", file=sys.stderr)
+    _write_run(out, source, recipe, labelled, seed, start, threads)
+    _train_folder(out, stop, as_json, validation=source)
 
 
-def _train_folder(
-    folder: Path, stop: StopRequest, as_json: bool, validation: tuple[RunSpec, Any] | None = None
-) -> None:
+def _train_folder(folder: Path, stop: StopRequest, as_json: bool, validation: ImageSource | None = None) -> None:
+    from mpamatch.cli.evaluate import score
     from mpamatch.cli.progress import progress_bar
     from mpamatch.training.run_folder import ERROR_NAME, train_run
 
@@ -79,8 +82,9 @@ def _train_folder(
                     print(f"note: {note}", file=sys.stderr)
 
             result = train_run(folder, clock=time.monotonic, stop=stop, tell=tell)
-        if validation is not None:
-            result["validation"] = _validate(Path(result["model"]), *validation)
+        if validation is not None and validation.validation:
+            stop.training = False  # the model is written: nothing is left to save
+            result["validation"] = score(Path(result["model"]), validation.validation, validation.read_mask)
     except Cancelled as error:
         print(f"mpamatch: {error}", file=sys.stderr)
         raise typer.Exit(STOPPED) from error
@@ -119,8 +123,14 @@ def _knobs(pairs: list[str]) -> dict[str, Any]:
 
 
 def _write_run(
-    out: Path, source: Any, recipe: Any, labelled: int | None, seed: int, start: Path | None, threads: int | None
-) -> RunSpec:
+    out: Path,
+    source: ImageSource,
+    recipe: Recipe,
+    labelled: int | None,
+    seed: int,
+    start: Path | None,
+    threads: int | None,
+) -> None:
     """Make ``out`` a run folder: masks as class ids, and run.json. The same command again finds its own run."""
     from mpamatch.cli.sources import choose_labelled
     from mpamatch.errors import Conflict
@@ -128,11 +138,10 @@ def _write_run(
     from mpamatch.training.batches import Sample
     from mpamatch.training.run_spec import RUN_NAME, RunSpec
 
-    items = source.items
-    chosen = choose_labelled(items, labelled, seed)
+    chosen = choose_labelled(source.masked, labelled, seed)
     (out / "masks").mkdir(parents=True, exist_ok=True)
     samples, pool = [], []
-    for tile, item in enumerate(items):
+    for tile, item in enumerate(source.items):
         if item.name in chosen:
             mask = out.resolve() / "masks" / f"{tile}.png"
             mask.write_bytes(encode_raster(source.read_mask(item)))
@@ -154,12 +163,3 @@ def _write_run(
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise Conflict(str(out), "holds another run", "give another --out")
     path.write_text(text, encoding="utf-8")
-    return spec
-
-
-def _validate(model: Path, spec: RunSpec, source: Any) -> dict[str, Any] | None:
-    """Figures on the published validation images, where there are any."""
-    from mpamatch.cli.evaluate import score
-
-    items = source.validation
-    return score(model, items, source.read_mask, tau=spec.recipe.tau) if items else None

@@ -1,0 +1,21 @@
+"""`mpamatch recipe`: the knobs of a run and their values."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def recipe(
+    profile: Annotated[str, typer.Option(help="demo, small or medium.")] = "demo",
+    method: Annotated[str | None, typer.Option(help="supervised, fixmatch or unimatch-ema.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Show the recipe of a profile; without options the one that is shipped."""
+    from mpamatch.domain.recipe import Recipe
+
+    chosen = Recipe.for_profile(profile, method)
+    values = chosen.to_json()
+    print(json.dumps(values) if as_json else "\n".join(f"{name:22} {value}" for name, value in values.items()))
