@@ -16,6 +16,7 @@ from mpamatch.errors import Unavailable
 
 LONGEST_PATH_BYTES = 107
 _PRIVATE = 0o700
+_SOCKETS = (".s.PGSQL.*", "*.sock")
 
 
 def socket_folder(state: Path, name: str, account: Account | None = None) -> Path:
@@ -37,13 +38,18 @@ def socket_folder(state: Path, name: str, account: Account | None = None) -> Pat
 
 
 def drop_socket_folder(state: Path, name: str) -> None:
-    """Remove the folder when it is empty; what is in use stays."""
+    """Remove the folder of a server that has stopped."""
     note = state / "run" / f"{name}.socket-folder"
     folder = _remembered(note)
     if folder is None:
         return
+    # A killed server leaves its socket behind.
+    for left in (one for pattern in _SOCKETS for one in folder.glob(pattern)):
+        left.unlink(missing_ok=True)
     try:
         folder.rmdir()
+    except FileNotFoundError:
+        pass
     except OSError:
         return
     note.unlink(missing_ok=True)

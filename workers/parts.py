@@ -6,8 +6,8 @@ import socket
 from dataclasses import dataclass
 
 import psutil
-from backend.labelstudio.client import LabelStudioClient
 
+from backend.labelstudio.client import LabelStudioClient
 from backend.settings import Settings
 from backend.store.blobs import BlobFolder
 from backend.store.secrets import KeyRing

@@ -15,13 +15,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.actions import show_tile
 from backend.labelstudio.results import MaskReading, result_to_mask
 from backend.store import events, masks, predictions, projects, queue, tasks
 from backend.store.blobs import BlobFolder
 from backend.store.sessions import Database
 from backend.store.tables import Annotation, Project, Task, Tile
 from mpamatch.errors import BadInput
-from mpamatch.files.masks import decode_raster, encode_raster
+from mpamatch.files.masks import encode_raster
 
 
 def collect_task(
@@ -93,19 +94,19 @@ def _read_mask(
 ) -> None:
     project = projects.get(session, project_id)
     tile = session.get_one(Tile, task.tile_id)
-    prediction = None
+    classes = projects.classes_of(project)
+    prediction = shown = None
     if row.shown_version is not None:
         prediction = predictions.by_version(session, project_id, row.shown_version, [tile.id]).get(tile.id)
-    shown = None
-    if prediction is not None:
-        shown = decode_raster(blobs.get(prediction.class_blob))
+        for one in show_tile.read_shown(session, project, row.shown_version, [tile.id]).values():
+            shown = show_tile.result_of(blobs, one, classes, project.label_type)
     try:
         reading = result_to_mask(
             list(result),
             width=tile.width_px,
             height=tile.height_px,
-            classes=projects.classes_of(project),
-            shown_class_map=shown,
+            classes=classes,
+            shown=shown,
         )
     except BadInput as error:
         row.state, row.problem = "quarantined", str(error)

@@ -65,7 +65,7 @@ def _ensure_project(database: Database, client: LabelStudioClient, project_id: i
                 ) from None
     made = client.create_project(
         title,
-        labelling_config(classes, label_type),
+        labelling_config(classes, label_type),  # type: ignore[arg-type]  # the column holds only these words
         sampling="Uncertainty sampling",
         maximum_annotations=1,
         show_collab_predictions=True,

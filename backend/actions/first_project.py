@@ -76,6 +76,25 @@ def ensure_project(
         database.close()
 
 
+def reconnect(settings: Settings) -> ReadyProject | None:
+    """Mend every project's connection after a start; answers the newest project, None when there is none."""
+    database = Database(settings.require_database_url())
+    try:
+        connected = connect_all(settings, database)
+        with database.transaction() as session:
+            rows = projects.all_of(session)
+        if not rows:
+            return None
+        wakeups = Wakeups(settings.require_broker_url())
+        for project in rows:
+            wakeups.sync(project.id, full=True)
+        newest = rows[-1]
+        ls_project_id = connected.get(newest.id)
+        return ReadyProject(newest.key, ls_project_id, project_url(settings, ls_project_id))
+    finally:
+        database.close()
+
+
 def connect_all(settings: Settings, database: Database) -> dict[int, int]:
     """Connect every project to the Label Studio in use, or mend its connection; by project, the id there."""
     if settings.label_studio_url is None or settings.label_studio_token is None:

@@ -90,7 +90,7 @@ def result_of(blobs: BlobFolder, shown: Shown, classes: ClassSet, label_type: st
         classes,
         review_boxes=boxes,
         scope="only the boxes" if boxes else None,
-        label_type=label_type,
+        label_type=label_type,  # type: ignore[arg-type]  # the column holds only these words
     )
     validate_result(result, classes, shown.width_px, shown.height_px)
     return result

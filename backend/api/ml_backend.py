@@ -129,7 +129,7 @@ def _predict(request: Request, key: str, body: dict[str, Any]) -> dict[str, Any]
     known = sorted({t for t in tile_ids if t is not None})
     _await_predictions(parts, project.id, version, known)
     answers = _answers(parts, project.id, version, known)
-    empty = {"result": [], "score": None, "model_version": version}
+    empty: dict[str, Any] = {"result": [], "score": None, "model_version": version}
     return {"results": [answers.get(t, empty) if t is not None else empty for t in tile_ids], "model_version": version}
 
 

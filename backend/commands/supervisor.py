@@ -95,7 +95,9 @@ class _Kept:
 def sole_owner(state: Path) -> Iterator[None]:
     """Hold the state folder alone; raises `Conflict` naming the process that holds it."""
     path = state / "run" / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Images and labels of patients will lie here: nobody else's business, whatever the umask.
+    for folder in (state, path.parent, state / "logs", state / "home"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("a+", encoding="ascii") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -357,6 +359,6 @@ def _how(code: int | None) -> str:
 
 def _set_aside(log: Path, largest_bytes: int) -> None:
     """Keep one older log file beside a new one, so that logs never grow without end."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if log.exists() and log.stat().st_size > largest_bytes:
         log.replace(log.with_suffix(".log.1"))

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.panel import Panel
 from rich.text import Text
 
 from backend.commands import stack
@@ -23,6 +22,7 @@ from backend.credentials import ensure_credentials
 from backend.label_studio_server import EmbeddedLabelStudio, find_label_studio
 from backend.servers import EmbeddedPostgres, EmbeddedRedis
 from backend.settings import Endpoints, Settings, clear_endpoints, load_settings, save_endpoints
+from backend.sockets import drop_socket_folder
 from mpamatch.errors import BadInput, Cancelled
 
 
@@ -61,11 +61,18 @@ def up(
     raise typer.Exit(code)
 
 
-def prepare_project(settings: Settings, endpoints: Endpoints, request: UpRequest) -> Endpoints:
-    """Make or find the project that was asked for; answers the endpoints with its place in Label Studio."""
-    from backend.actions.first_project import ensure_project
+def prepare_project(settings: Settings, endpoints: Endpoints, request: UpRequest, say: Callable[[str], None]) -> Endpoints:
+    """Make or find the project that was asked for, else mend the ties of those that are there (addresses may move)."""
+    from backend.actions.first_project import ensure_project, reconnect
 
-    project = ensure_project(settings, images=request.images, masks=request.masks, classes=request.classes)
+    if not request.wants_project:
+        project = reconnect(settings)
+    else:
+        project = ensure_project(settings, images=request.images, masks=request.masks, classes=request.classes)
+    if project is None:
+        return endpoints
+    for problem in project.problems:
+        say(problem)
     found = {"label_studio_project": project.label_studio_id, "project_url": project.url}
     return endpoints.model_copy(update=found)
 
@@ -92,6 +99,8 @@ async def _run(settings: Settings, request: UpRequest, *, as_json: bool) -> int:
         startup.say("stopping (Ctrl-C again: at once)")
         await supervisor.stop()
         clear_endpoints(settings.state)
+        for name in ("postgres", "redis"):
+            drop_socket_folder(settings.state, name)
         startup.say("stopped")
     return 1 if supervisor.failure else 0
 
@@ -117,11 +126,10 @@ async def _bring_up(settings: Settings, request: UpRequest, supervisor: Supervis
         for queue in stack.QUEUES:
             await supervisor.start(stack.worker_part(settings, queue))
         await supervisor.start(stack.beat_part(settings))
-    if request.wants_project:
-        with startup.step("project"):
-            in_use = load_settings()
-            endpoints = await in_background(lambda: prepare_project(in_use, endpoints, request))
-        save_endpoints(settings.state, endpoints)
+    with startup.step("project"):
+        in_use = load_settings()
+        endpoints = await in_background(lambda: prepare_project(in_use, endpoints, request, startup.say))
+    save_endpoints(settings.state, endpoints)
 
 
 async def _databases(settings: Settings, supervisor: Supervisor, startup: Startup) -> tuple[str, str]:
@@ -200,15 +208,15 @@ def _rounded(startup: Startup) -> dict[str, float]:
 def _print_welcome(console: Console, settings: Settings, startup: Startup) -> None:
     found = collect_status(load_settings(), secrets=True)
     studio = found["label_studio"]
-    lines = []
+    lines = [f"ready after {startup.total_s:.0f} s", ""]
     if studio["url"]:
-        lines.append(f"Label Studio  {studio['url']}")
+        lines.append(f"  Label Studio  {studio['url']}")
     if studio.get("login"):
-        lines.append(f"login         {studio['login']}   password  {studio['password']}")
+        lines.append(f"  login         {studio['login']}   password {studio['password']}")
     if studio["project_url"]:
-        lines.append(f"project       {studio['project_url']}")
-    lines.append(f"backend       {found['api']['url']}")
-    lines.append(f"logs          {found['logs']}")
-    lines.append("stop          Ctrl-C")
-    body = Text("\n".join(lines))
-    console.print(Panel(body, title=f"ready after {startup.total_s:.0f} s", expand=False), soft_wrap=True)
+        lines.append(f"  project       {studio['project_url']}")
+    lines.append(f"  backend       {found['api']['url']}")
+    lines.append(f"  logs          {found['logs']}")
+    lines.append("  stop          Ctrl-C")
+    # No frame and no wrapping: addresses stay whole for terminals that make links of them and for programs.
+    console.print(Text("\n".join(lines)), soft_wrap=True)

@@ -49,11 +49,12 @@ class Policy:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    @property
-    def ranking(self) -> RankingPolicy:
+    def ranking_with(self, *, audit_tiles: int, audit_groups: int) -> RankingPolicy:
+        """The ranking's knobs; the audit share halves once the gate has the audit masks that it needs."""
+        enough = audit_tiles >= self.gate_min_tiles and audit_groups >= self.gate_min_groups
         return RankingPolicy(
             head_size=self.head_size,
-            audit_share=self.audit_share,
+            audit_share=self.audit_share / 2 if enough else self.audit_share,
             exploration_share=self.exploration_share,
             tau=self.tau,
         )

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from backend.labelstudio.client import LabelStudioClient
 from sqlalchemy import select
 
 from backend.actions.collect_annotation import collect_task, mark_removed
@@ -21,6 +20,7 @@ from backend.actions.push_tasks import HeadReconciler
 from backend.actions.rank_queue import rank_queue
 from backend.actions.take_in_uploads import take_in_uploads
 from backend.clock import utc_now
+from backend.labelstudio.client import LabelStudioClient
 from backend.store import inbox, predictions, projects, runs
 from backend.store.tables import Annotation, Inbox, Project
 from mpamatch.errors import MpamatchError, NotFound, Unavailable
