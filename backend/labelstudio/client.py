@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
@@ -174,7 +174,7 @@ class LabelStudioClient:
         if changed_since is not None:
             if changed_since.tzinfo is None:
                 raise BadInput("changed_since", "has no time zone", "use an aware time")
-            filters.append(_filter("updated_at", "greater", "Datetime", changed_since.isoformat()))
+            filters.append(_filter("updated_at", "greater", "Datetime", _utc_text(changed_since)))
         if unlabelled_only:
             filters.append(_filter("total_annotations", "equal", "Number", 0))
         query: Json = {"filters": {"conjunction": "and", "items": filters}, "ordering": ["tasks:id"]}
@@ -354,6 +354,11 @@ def _hook(url: str, headers: Mapping[str, str], actions: Sequence[str]) -> Json:
         "send_for_all_actions": not actions,
         "is_active": True,
     }
+
+
+def _utc_text(moment: datetime) -> str:
+    """The one form that the server reads: microseconds and a Z, anything else is its 500."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _filter(column: str, operator: str, kind: str, value: Any) -> Json:
