@@ -79,9 +79,9 @@ class Settings(BaseSettings):
     debounce_s: float = Field(10.0, ge=0, description="quiet time after the last change before a run starts")
     train_profile: str = Field("demo", description="size of the training that a run uses")
 
-    demo_images: int = Field(36, ge=2, description="drawn images of the demo project")
+    demo_images: int = Field(48, ge=2, description="drawn images of the demo project")
     demo_size_px: int = Field(512, ge=64, description="width and height of a drawn image")
-    demo_masks: int = Field(8, ge=0, description="drawn images that come with their mask")
+    demo_masks: int = Field(12, ge=0, description="drawn images that come with their mask")
     demo_seed: int = Field(7, ge=0, description="seed of the drawn images")
 
     @field_validator("state")
