@@ -18,8 +18,8 @@ from scipy import ndimage
 # Benchmarks are run as files; the repository's root is then not on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.report import Figure, median_ms, run  # noqa: E402
-from mpamatch.domain.regions import find_regions  # noqa: E402
+from benchmarks.report import Figure, median_ms, run
+from mpamatch.domain.regions import find_regions
 
 TILE_PX = 1024
 CLASSES = 5

@@ -70,13 +70,15 @@ def find_regions(
     """The regions below ``tau``, the one with most uncertain area first; the same input gives the same regions.
 
     ``probabilities`` float32 (C, H, W), sums over C are 1, on the model's own grid; ``scale`` is the tile pixels per
-    grid pixel, and every length here (``min_area_px``, ``rim_px``, ``simplify_px``) is in tile pixels. A raster that was
-    merely interpolated from a coarser one says no more than every second pixel of it: ``p[:, ::2, ::2]`` with
+    grid pixel, and every length here (``min_area_px``, ``rim_px``, ``simplify_px``) is in tile pixels. A raster that
+    was merely interpolated from a coarser one says no more than every second pixel of it: ``p[:, ::2, ::2]`` with
     ``scale=2`` takes a third of the time.
 
     Bands up to 2 * ``rim_px`` wide are left out, as is what lies outside ``valid`` (bool (H, W)). What is wider or
     higher than ``max_side_px`` is cut into parts that a person can look at one by one. ``simplify_px=0`` keeps the
-    pixel edges and every hole; otherwise holes under ``min_area_px`` are not drawn. Raises ValueError for a wrong shape.
+    pixel edges and every hole; otherwise holes under ``min_area_px`` are not drawn.
+
+    Raises ValueError for a wrong shape.
     """
     if probabilities.ndim != 3 or probabilities.shape[0] < 2 or 0 in probabilities.shape:
         raise ValueError(f"probabilities (C, H, W) with at least two classes are needed, got {probabilities.shape}")

@@ -1,0 +1,30 @@
+"""What every ring of tests shares: published data beside the repository, and a clean environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder ``../shared`` with published data and recorded payloads; a test that needs it is skipped without."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: published data and recorded payloads are not part of the repository")
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment() -> Iterator[None]:
+    """Settings of the person who runs the tests must not reach them."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith("MPAMATCH_")}
+    for name in kept:
+        del os.environ[name]
+    yield
+    os.environ.update(kept)
