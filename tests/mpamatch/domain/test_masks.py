@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from shapely.geometry import Point
+
+from mpamatch.domain import masks
+from mpamatch.domain.tiling import Box
+
+ANY_MASK = hnp.arrays(
+    np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.sampled_from([0, 1, 2, 255])
+)
+
+
+def test_a_newer_mask_wins_where_it_says_something() -> None:
+    older, newer = np.array([[0, 1, 255]], np.uint8), np.array([[255, 0, 255]], np.uint8)
+    assert masks.combine(older, newer).tolist() == [[0, 0, 255]]
+    with pytest.raises(ValueError, match="combined"):
+        masks.combine(older, newer.T)
+
+
+def test_painting_leaves_the_given_mask_alone() -> None:
+    mask = masks.unsupervised(3, 1)
+    painted = masks.paint(mask, np.array([[True, False, True]]), 2)
+    assert painted.tolist() == [[2, 255, 2]]
+    assert (mask == 255).all()
+
+
+def test_outside_the_boxes_nothing_is_supervised() -> None:
+    inside = masks.inside_boxes([Box(1, 0, 2, 1), Box(-5, 1, 6, 9)], 4, 2)
+    assert inside.tolist() == [[False, True, True, False], [True, False, False, False]]
+    assert masks.keep_only(np.zeros((2, 4), np.uint8), inside).tolist() == [[255, 0, 0, 255], [0, 255, 255, 255]]
+
+
+def test_a_crop_is_a_copy_of_the_box() -> None:
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    part = masks.crop(mask, Box(1, 1, 2, 2))
+    part[:] = 9
+    assert mask[1, 1] == 5
+
+
+def test_a_polygon_with_a_hole_covers_pixel_centres() -> None:
+    outer, hole = [(0, 0), (6, 0), (6, 6), (0, 6)], [(2, 2), (4, 2), (4, 4), (2, 4)]
+    inside = masks.inside_polygon([outer, hole], 8, 8)
+    assert inside.sum() == 36 - 4
+    assert not inside[2:4, 2:4].any()
+    assert not masks.inside_polygon([[(0, 0), (5, 5)]], 8, 8).any()
+    assert not masks.inside_polygon([], 8, 8).any()
+
+
+def test_a_disc_has_the_area_of_a_disc() -> None:
+    disc = masks.inside_geometry(Point(32, 32).buffer(20), 64, 64)
+    assert disc.sum() == pytest.approx(np.pi * 400, rel=0.01)
+    assert not masks.inside_geometry(Point(0, 0).buffer(0), 8, 8).any()
+
+
+@given(ANY_MASK, st.integers(1, 4))
+def test_resampling_invents_no_id_and_enlarging_is_undone_by_reducing(mask: np.ndarray, factor: int) -> None:
+    height, width = mask.shape
+    larger = masks.resample(mask, width * factor, height * factor)
+    assert set(np.unique(larger)) == set(np.unique(mask))
+    assert np.array_equal(masks.resample(larger, width, height), mask)
+    assert np.array_equal(larger[::factor, ::factor], mask)
+
+
+@given(ANY_MASK)
+def test_shares_and_areas_count_pixels(mask: np.ndarray) -> None:
+    assert masks.reviewed_share(mask) == pytest.approx((mask != 255).sum() / mask.size)
+    assert sum(masks.class_areas(mask, 3)) == (mask != 255).sum()
+    assert masks.changed_share(mask, mask) == 0.0
+
+
+def test_only_supervised_pixels_count_as_changed() -> None:
+    before, after = np.array([[0, 0, 0, 0]], np.uint8), np.array([[1, 0, 255, 255]], np.uint8)
+    assert masks.changed_share(before, after) == 0.5
+    assert masks.changed_share(before, masks.unsupervised(4, 1)) == 0.0

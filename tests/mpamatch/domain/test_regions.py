@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from shapely.geometry import Polygon, box
+from shapely.validation import explain_validity
+
+from mpamatch.domain.regions import MAX_VERTICES, Region, describe_region, find_regions
+
+TAU = 0.95
+
+
+def sure(height: int = 128, width: int = 128, classes: int = 2) -> np.ndarray:
+    """Background everywhere, at confidence 0.99."""
+    field = np.full((classes, height, width), 0.01 / (classes - 1), np.float32)
+    field[0] = 0.99
+    return field
+
+
+def unsure_square(field: np.ndarray, y: int, x: int, side: int, first: float = 0.5) -> np.ndarray:
+    field = field.copy()
+    field[:, y : y + side, x : x + side] = 0.0
+    field[0, y : y + side, x : x + side] = first
+    field[1, y : y + side, x : x + side] = 1.0 - first
+    return field
+
+
+def smooth_field(seed: int, side: int, sigma: float, classes: int, sharpness: float) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    planes = np.stack([ndimage.gaussian_filter(rng.standard_normal((side, side)), sigma) for _ in range(classes)])
+    weights = np.exp(sharpness * planes / planes.std())
+    return (weights / weights.sum(axis=0)).astype(np.float32)
+
+
+def polygon(region: Region) -> Polygon:
+    return Polygon(region.rings[0], region.rings[1:])
+
+
+FIELDS = st.builds(
+    smooth_field,
+    seed=st.integers(0, 10_000),
+    side=st.sampled_from([48, 96, 160]),
+    sigma=st.sampled_from([1.5, 4.0, 10.0]),
+    classes=st.integers(2, 5),
+    sharpness=st.sampled_from([1.0, 6.0, 15.0]),
+)
+
+
+def test_a_sure_tile_has_no_region() -> None:
+    assert find_regions(sure(), TAU) == ()
+
+
+def test_a_square_of_doubt_is_one_region_with_its_factors() -> None:
+    (region,) = find_regions(unsure_square(sure(), 30, 20, 40, first=0.4), TAU)
+    assert (region.box.x_px, region.box.y_px, region.box.width_px, region.box.height_px) == (20, 30, 40, 40)
+    assert region.area_px == 1600
+    assert polygon(region).area == pytest.approx(1600, rel=0.01)
+    assert region.mean_confidence == pytest.approx(0.6)
+    assert region.margin == pytest.approx(0.2)
+    assert region.uncertainty == pytest.approx(-(0.4 * np.log(0.4) + 0.6 * np.log(0.6)) / np.log(2), abs=1e-5)
+    assert region.predicted_class == 1
+    assert region.impurity == 0.0
+    assert region.disagreement == 0.0
+
+
+def test_two_predicted_classes_in_the_box_make_it_impure() -> None:
+    field = unsure_square(unsure_square(sure(), 30, 20, 40, first=0.6), 30, 40, 20, first=0.4)
+    field = unsure_square(field, 50, 40, 20, first=0.4)
+    (region,) = find_regions(field, TAU)
+    assert region.impurity == pytest.approx(1.0)
+    assert region.class_shares == pytest.approx((0.5, 0.5))
+    assert describe_region(region, TAU, ["background", "gland"]) == (
+        "confidence 0.60 below 0.95 over 1600 px; predicted background/gland mixed"
+    )
+
+
+def test_a_pure_region_is_described_by_its_class() -> None:
+    (region,) = find_regions(unsure_square(sure(), 30, 20, 40, first=0.4), TAU)
+    assert describe_region(region, TAU, ["background", "gland"]).endswith("over 1600 px; predicted gland")
+
+
+@pytest.mark.parametrize("width", [1, 3, 6])
+def test_a_thin_rim_along_a_boundary_is_no_region_and_a_core_on_it_is(width: int) -> None:
+    y, x = np.mgrid[0:128, 0:128]
+    distance = np.hypot(y - 64, x - 64) - 40
+    field = np.where(distance < 0, np.float32(0.01), np.float32(0.99))
+    field[np.abs(distance) < width / 2] = 0.5
+    rim_only = np.stack([field, 1 - field]).astype(np.float32)
+    assert find_regions(rim_only, TAU) == ()
+    with_core = unsure_square(rim_only, 58, 96, 20)
+    (region,) = find_regions(with_core, TAU)
+    assert region.area_px < 20 * 20 * 1.2
+
+
+def test_what_touches_the_border_of_the_tile_is_kept_whole() -> None:
+    (region,) = find_regions(unsure_square(sure(), 0, 0, 30), TAU)
+    assert region.area_px == 900
+
+
+def test_small_specks_are_dropped_and_pinholes_closed() -> None:
+    field = unsure_square(unsure_square(sure(), 10, 10, 7), 60, 60, 40)
+    field[:, 80, 80] = sure()[:, 80, 80]
+    (region,) = find_regions(field, TAU)
+    assert region.area_px == 1600
+    assert len(region.rings) == 1
+
+
+def test_a_large_hole_stays_a_hole() -> None:
+    field = unsure_square(sure(), 20, 20, 80)
+    field[:, 45:75, 45:75] = sure()[:, 45:75, 45:75]
+    (region,) = find_regions(field, TAU)
+    assert len(region.rings) == 2
+    assert polygon(region).area == pytest.approx(6400 - 900, rel=0.02)
+
+
+def test_outside_the_valid_area_nothing_is_asked() -> None:
+    valid = np.zeros((128, 128), bool)
+    valid[:, :40] = True
+    (region,) = find_regions(unsure_square(sure(), 30, 20, 40), TAU, valid=valid)
+    assert (region.box.x_px, region.box.width_px) == (20, 20)
+
+
+def test_a_tile_that_is_doubtful_everywhere_is_cut_into_parts_for_people() -> None:
+    field = np.full((2, 1000, 700), 0.5, np.float32)
+    regions = find_regions(field, TAU)
+    assert len(regions) == 6
+    assert sum(region.area_px for region in regions) == 700_000
+    assert max(max(r.box.width_px, r.box.height_px) for r in regions) <= 384
+
+
+def test_the_most_uncertain_area_comes_first_and_the_number_is_capped() -> None:
+    field = unsure_square(unsure_square(sure(), 5, 5, 30, first=0.9), 60, 60, 40, first=0.5)
+    first, second = find_regions(field, TAU)
+    assert first.area_px * first.uncertainty > second.area_px * second.uncertainty
+    assert find_regions(field, TAU, max_regions=1) == (first,)
+    assert find_regions(field, TAU, max_regions=0) == ()
+
+
+def test_on_a_half_grid_the_same_region_comes_out_in_tile_pixels() -> None:
+    field = unsure_square(sure(), 32, 16, 48)
+    (fine,), (coarse,) = find_regions(field, TAU), find_regions(field[:, ::2, ::2], TAU, scale=2.0)
+    assert coarse.box == fine.box
+    assert coarse.area_px == fine.area_px
+    assert polygon(coarse).symmetric_difference(polygon(fine)).area < 10
+
+
+def test_a_wrong_shape_is_refused() -> None:
+    for shape in ((4, 4), (1, 4, 4), (2, 0, 4)):
+        with pytest.raises(ValueError, match="probabilities"):
+            find_regions(np.zeros(shape, np.float32), TAU)
+
+
+@settings(max_examples=40, deadline=None)
+@given(FIELDS, st.sampled_from([0.6, 0.95]))
+def test_regions_lie_in_the_tile_are_valid_and_few_enough_points(field: np.ndarray, tau: float) -> None:
+    frame = box(0, 0, field.shape[2], field.shape[1])
+    for region in find_regions(field, tau):
+        shape = polygon(region)
+        assert shape.is_valid, explain_validity(shape)
+        assert frame.contains(shape)
+        assert sum(len(ring) for ring in region.rings) <= MAX_VERTICES
+        assert all(ring[0] == ring[-1] and len(ring) >= 4 for ring in region.rings)
+        for value in (region.uncertainty, region.margin, region.impurity, region.mean_confidence):
+            assert 0.0 <= value <= 1.0
+        assert sum(region.class_shares) == pytest.approx(1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(FIELDS)
+def test_along_pixel_edges_areas_are_exact_and_regions_do_not_overlap(field: np.ndarray) -> None:
+    shapes = []
+    for region in find_regions(field, TAU, simplify_px=0.0):
+        shape = polygon(region)
+        assert shape.area == region.area_px
+        assert shape.bounds == (
+            region.box.x_px,
+            region.box.y_px,
+            region.box.x_px + region.box.width_px,
+            region.box.y_px + region.box.height_px,
+        )
+        shapes.append(shape)
+    for index, shape in enumerate(shapes):
+        assert all(shape.intersection(other).area == 0 for other in shapes[:index])
+
+
+@settings(max_examples=40, deadline=None)
+@given(FIELDS)
+def test_simplified_outlines_stay_close_to_the_pixels(field: np.ndarray) -> None:
+    exact = find_regions(field, TAU, simplify_px=0.0)
+    drawn = find_regions(field, TAU)
+    assert [region.box for region in drawn] == [region.box for region in exact]
+    for true, shown in zip(exact, drawn, strict=True):
+        filled = Polygon(true.rings[0], [ring for ring in true.rings[1:] if Polygon(ring).area >= 64])
+        difference = filled.symmetric_difference(polygon(shown)).area
+        assert difference <= 0.1 * filled.area + filled.length
+
+
+@settings(max_examples=20, deadline=None)
+@given(FIELDS)
+def test_the_same_field_gives_the_same_regions_and_is_left_alone(field: np.ndarray) -> None:
+    before = field.copy()
+    assert find_regions(field, TAU) == find_regions(np.asfortranarray(field), TAU)
+    assert np.array_equal(field, before)

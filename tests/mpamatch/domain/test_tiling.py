@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpamatch.domain.tiling import (
+    Box,
+    PatchBlender,
+    patch_starts,
+    raised_cosine_window,
+    tile_boxes,
+    tissue_mask,
+    tissue_share,
+)
+
+SIDES = st.integers(1, 5000)
+
+
+def test_an_image_of_up_to_one_and_a_half_tiles_is_one_tile() -> None:
+    assert tile_boxes(1536, 1400) == (Box(0, 0, 1536, 1400),)
+    assert len(tile_boxes(1537, 1400)) == 4
+
+
+def test_the_scale_makes_tiles_larger_in_level_0_pixels() -> None:
+    assert tile_boxes(4096, 4096, tile_px=1024, scale=2.0)[0] == Box(0, 0, 2048, 2048)
+    assert tile_boxes(3000, 3000, tile_px=1024, scale=2.0) == (Box(0, 0, 3000, 3000),)
+
+
+@given(SIDES, SIDES, st.integers(100, 1500), st.sampled_from([0.5, 1.0, 2.0, 3.7]))
+def test_tiles_cover_the_image_lie_inside_it_and_come_in_one_order(
+    width: int, height: int, tile_px: int, scale: float
+) -> None:
+    boxes = tile_boxes(width, height, tile_px=tile_px, scale=scale)
+    assert len(set(boxes)) == len(boxes)
+    assert list(boxes) == sorted(boxes, key=lambda b: (b.y_px, b.x_px))
+    for start, length, side in (("x_px", "width_px", width), ("y_px", "height_px", height)):
+        spans = sorted({(getattr(b, start), getattr(b, start) + getattr(b, length)) for b in boxes})
+        assert spans[0][0] == 0
+        assert spans[-1][1] == side
+        assert all(later[0] <= earlier[1] for earlier, later in pairwise(spans))
+
+
+@pytest.mark.parametrize("sizes", [(0, 5), (5, 0)])
+def test_an_empty_image_has_no_tiles(sizes: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        tile_boxes(*sizes)
+
+
+def test_a_stride_beyond_the_patch_would_leave_gaps_and_is_refused() -> None:
+    with pytest.raises(ValueError, match="stride"):
+        patch_starts(100, 10, 11)
+
+
+def glass(height: int = 64, width: int = 64) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(242, 2, (height, width, 3))
+    return np.clip(noise, 0, 255).astype(np.uint8)
+
+
+def test_glass_is_no_tissue_and_tissue_without_glass_is_all_tissue() -> None:
+    pink = np.clip(np.random.default_rng(1).normal((215, 150, 190), 6, (64, 64, 3)), 0, 255).astype(np.uint8)
+    assert tissue_share(glass()) < 0.01
+    assert tissue_share(pink) > 0.99
+
+
+def test_a_pale_section_on_glass_is_found_where_it_lies() -> None:
+    image = glass()
+    image[:, :16] = np.clip(np.random.default_rng(1).normal((228, 200, 220), 3, (64, 16, 3)), 0, 255)
+    assert tissue_share(image) == pytest.approx(0.25, abs=0.02)
+    assert tissue_mask(image)[:, :16].mean() > 0.95
+
+
+def test_black_pen_and_borders_are_no_tissue() -> None:
+    assert tissue_share(np.full((8, 8, 3), (12, 2, 2), np.uint8)) == 0.0
+
+
+def test_windows_at_half_a_patch_add_up_to_a_constant() -> None:
+    window = raised_cosine_window(32, 32)[:, 16]
+    total = window[16:] + window[:16]
+    assert total == pytest.approx(np.full(16, total[0]), rel=1e-3)
+    assert raised_cosine_window(7, 5).min() > 0
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(4, 32))
+def test_blending_patches_of_one_raster_gives_the_raster(height: int, width: int, patch: int) -> None:
+    whole = np.random.default_rng(height * 61 + width).random((2, height, width)).astype(np.float32)
+    padded = np.pad(whole, ((0, 0), (0, patch), (0, patch)))
+    blender = PatchBlender(2, height, width)
+    for y in patch_starts(height, patch, max(1, patch // 2)):
+        for x in patch_starts(width, patch, max(1, patch // 2)):
+            blender.add(y, x, padded[:, y : y + patch, x : x + patch])
+    assert blender.result() == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_pixel_that_no_patch_covered_is_an_error() -> None:
+    blender = PatchBlender(2, 8, 8)
+    blender.add(0, 0, np.zeros((2, 4, 8), np.float32))
+    with pytest.raises(ValueError, match="cover"):
+        blender.result()
