@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(60.0, gt=0, description="a worker's claim on a row ends this long after its last sign")
     heartbeat_s: float = Field(10.0, gt=0, description="seconds between two signs of life of a running job")
     job_attempts: int = Field(3, ge=1, description="a job that ended its worker this often is given up")
-    worker_grace_s: float = Field(12.0, ge=0, description="time a worker has to stop cleanly before it is ended")
+    worker_grace_s: float = Field(16.0, ge=0, description="time a worker has to stop cleanly before it is ended")
 
     head_size: int = Field(50, ge=1, description="tiles of the queue that exist as tasks in Label Studio")
     tau: float = Field(0.95, gt=0, lt=1, description="confidence below which a pixel belongs to a region")
