@@ -54,19 +54,23 @@ def plan_tiles(
     """
     if not 1 <= groups <= tiles or size_px < 16:
         raise BadInput("drawn tissue", f"{tiles} tiles in {groups} groups at {size_px} px", "ask for more tiles")
-    return tuple(
-        DrawnTile(
-            name=f"tile-{index:04d}",
-            group=f"patient-{index % groups:02d}",
-            seed=seed + index,
-            number=seed % 1000 + index % groups,
-            size_px=size_px,
-            # Turns hard whenever the running share falls behind; shifted by group, so that no group is all hard.
-            hard=int((index + index // groups) * hard_share) != int((index + index // groups + 1) * hard_share),
-            masked=masked is None or index < masked,
+    planned = []
+    for index in range(tiles):
+        turn, group = divmod(index, groups)
+        # A group's hard tiles come evenly among its own, and the groups begin at different places of that rhythm.
+        due = turn * hard_share + group / groups
+        planned.append(
+            DrawnTile(
+                name=f"tile-{index:04d}",
+                group=f"patient-{group:02d}",
+                seed=seed + index,
+                number=seed % 1000 + group,
+                size_px=size_px,
+                hard=int(due + hard_share) > int(due),
+                masked=masked is None or index < masked,
+            )
         )
-        for index in range(tiles)
-    )
+    return tuple(planned)
 
 
 def write_folder(
