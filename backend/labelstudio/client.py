@@ -239,8 +239,19 @@ class LabelStudioClient:
             raise Conflict("import of predictions", problem, "check their labels, control names and ranges")
         return created
 
+    def prediction(self, prediction_id: int) -> Json:
+        return self._object("GET", f"/api/predictions/{prediction_id}/")
+
+    def update_prediction(self, prediction_id: int, **fields: Any) -> Json:
+        """``score``, ``result``, ``model_version``, in place: the id stays, so a page that shows it can still submit."""
+        return self._object("PATCH", f"/api/predictions/{prediction_id}/", json=fields)
+
+    def delete_prediction(self, prediction_id: int) -> None:
+        """Who has its task open cannot submit any more: the page names a prediction that is gone, and gets a 400."""
+        self._call("DELETE", f"/api/predictions/{prediction_id}/")
+
     def delete_predictions_of_tasks(self, project_id: int, task_ids: Sequence[int]) -> int:
-        """All versions of these tasks; returns how many predictions were deleted."""
+        """All versions of these tasks; returns how many were deleted. Not for open tasks, see ``delete_prediction``."""
         return self._action("delete_tasks_predictions", project_id, task_ids)
 
     def model_versions(self, project_id: int) -> dict[str, int]:
@@ -252,7 +263,10 @@ class LabelStudioClient:
         self.update_project(project_id, model_version=version)
 
     def delete_model_version(self, project_id: int, version: str) -> int:
-        """Its predictions; deleting the project's current one empties that setting, so switch first."""
+        """Its predictions; deleting the project's current one empties that setting, so switch first.
+
+        Not while tasks that show it are open, see ``delete_prediction``.
+        """
         path = f"/api/projects/{project_id}/model-versions"
         return int(self._object("DELETE", path, json={"model_version": version}).get("deleted_predictions", 0))
 
