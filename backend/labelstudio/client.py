@@ -379,11 +379,6 @@ def _filter(column: str, operator: str, kind: str, value: Any) -> Json:
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
-def _moment(when: datetime) -> str:
-    """The one way of writing a time that Label Studio's filters parse; any other is a 500."""
-    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def _chunks(items: Sequence[Json]) -> Iterator[list[Json]]:
     for start in range(0, len(items), IMPORT_CHUNK):
         yield list(items[start : start + IMPORT_CHUNK])
