@@ -23,7 +23,7 @@ from backend.label_studio_server import EmbeddedLabelStudio, find_label_studio
 from backend.servers import EmbeddedPostgres, EmbeddedRedis
 from backend.settings import Endpoints, Settings, clear_endpoints, load_settings, save_endpoints
 from backend.sockets import drop_socket_folder
-from mpamatch.errors import BadInput, Cancelled
+from mpamatch.errors import BadInput, Cancelled, Unavailable
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ def up(
     raise typer.Exit(code)
 
 
-def prepare_project(settings: Settings, endpoints: Endpoints, request: UpRequest, say: Callable[[str], None]) -> Endpoints:
+def prepare_project(
+    settings: Settings, endpoints: Endpoints, request: UpRequest, say: Callable[[str], None]
+) -> Endpoints:
     """Make or find the project that was asked for, else mend the ties of those that are there (addresses may move)."""
     from backend.actions.first_project import ensure_project, reconnect
 
@@ -151,9 +153,16 @@ async def _databases(settings: Settings, supervisor: Supervisor, startup: Startu
 
 
 def _migrate(url: str) -> None:
+    from sqlalchemy.exc import OperationalError
+
     from migrations.run import upgrade
 
-    upgrade(url)
+    try:
+        upgrade(url)
+    except OperationalError as error:
+        said = str(error.orig).strip().splitlines()
+        problem = f"cannot be used: {said[0] if said else 'no answer'}"
+        raise Unavailable("database", problem, "check MPAMATCH_DATABASE_URL") from error
 
 
 def _label_studio(
@@ -191,12 +200,12 @@ def _checked(request: UpRequest) -> UpRequest:
     """The request with absolute folders. Raises `BadInput` for what cannot be meant."""
     if request.demo and request.images is not None:
         raise BadInput("--demo and --images", "exclude each other", "give one of them")
-    if request.images is not None and len(request.classes) < 2:
-        raise BadInput("--classes", "names fewer than two classes", 'give them: --classes "background,gland"')
     folders = {"images": request.images, "masks": request.masks}
     for name, folder in folders.items():
         if folder is not None and not folder.expanduser().is_dir():
             raise BadInput(f"--{name} {folder}", "is no folder", "name a folder that exists")
+    if request.images is not None and len(request.classes) < 2:
+        raise BadInput("--classes", "names fewer than two classes", 'give them: --classes "background,gland"')
     found = {name: folder.expanduser().resolve() if folder else None for name, folder in folders.items()}
     return UpRequest(request.demo, found["images"], found["masks"], request.classes, request.label_studio)
 
