@@ -243,7 +243,7 @@ class LabelStudioClient:
         return self._object("GET", f"/api/predictions/{prediction_id}/")
 
     def update_prediction(self, prediction_id: int, **fields: Any) -> Json:
-        """``score``, ``result``, ``model_version``, in place: the id stays, so a page that shows it can still submit."""
+        """``score``, ``result``, ``model_version``, in place: the id stays, so an open page can still submit."""
         return self._object("PATCH", f"/api/predictions/{prediction_id}/", json=fields)
 
     def delete_prediction(self, prediction_id: int) -> None:
