@@ -11,7 +11,7 @@ Source of the factors: entropy, margin and impurity as in Xie et al., "Towards F
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -29,9 +29,13 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.int32]
 FloatPoints = npt.NDArray[np.float64]
+Slices = tuple[slice, slice]
 
 MAX_VERTICES = 200
 _MIXED_SHARE = 0.2
+_MIN_MAX_SIDE_PX = 96.0
+_MAX_SIDE_SHARE = 3 / 8
+_MAX_HALVINGS = 5
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def find_regions(
     max_regions: int = 50,
     rim_px: float = 3.0,
     simplify_px: float = 1.0,
-    max_side_px: float = 384.0,
+    max_side_px: float | None = None,
     valid: BoolArray | None = None,
 ) -> tuple[Region, ...]:
     """The regions below ``tau``, the one with most uncertain area first; the same input gives the same regions.
@@ -74,8 +78,10 @@ def find_regions(
     was merely interpolated from a coarser one says no more than every second pixel of it: ``p[:, ::2, ::2]`` with
     ``scale=2`` takes a third of the time.
 
-    Bands up to 2 * ``rim_px`` wide are left out, as is what lies outside ``valid`` (bool (H, W)). What is wider or
-    higher than ``max_side_px`` is cut into parts that a person can look at one by one. ``simplify_px=0`` keeps the
+    Bands up to 2 * ``rim_px`` wide are left out, as is what lies outside ``valid`` (bool (H, W)). Of what is
+    wider or higher than ``max_side_px`` (96, or 3/8 of the tile's longer side where that is more) only the least
+    confident half is kept, again and again until its parts fit: an early model doubts nearly everything, and a box
+    around a whole tile tells a person nothing. ``simplify_px=0`` keeps the
     pixel edges and every hole; otherwise holes under ``min_area_px`` are not drawn.
 
     Raises ValueError for a wrong shape.
@@ -87,11 +93,13 @@ def find_regions(
     if valid is not None:
         unsure &= valid
     # Pinholes are closed before bands are taken off, or the opening would widen each of them into a gap.
-    cores = _opened(_closed(unsure, valid), max(0, round(rim_px / scale)))
-    min_cells = max(1.0, min_area_px / scale**2)
-    found, found_count = ndimage.label(cores)
-    labels, count = _without_small(found, found_count, min_cells)
-    labels, count = _cut_large(labels, count, max(1.0, max_side_px / scale), min_cells)
+    limits = _Limits(
+        min_cells=max(1.0, min_area_px / scale**2),
+        max_side=_max_side(confidence.shape, scale) if max_side_px is None else max(1.0, max_side_px / scale),
+        rim=max(0, round(rim_px / scale)),
+    )
+    labels, count = _labelled(_opened(_closed(unsure, valid), limits.rim), limits.min_cells)
+    labels, count = _with_large_parted(labels, count, confidence, limits)
     if count == 0:
         return ()
     facts = _Facts.of(probabilities, confidence, predicted, labels, count)
@@ -100,7 +108,7 @@ def find_regions(
     order = sorted(range(count), key=lambda i: (-facts.worth[i], boxes[i][0].start, boxes[i][1].start, i))
     order = order[: max(0, max_regions)]
     outlines = _outlines(labels, count, order)
-    drawing = _Drawing(scale, simplify_px / scale, min_cells)
+    drawing = _Drawing(scale, simplify_px / scale, limits.min_cells)
     return tuple(_region(i, boxes[i], labels.shape, predicted, facts, outlines[i], drawing) for i in order)
 
 
@@ -163,8 +171,27 @@ def _opened(mask: BoolArray, radius: int) -> BoolArray:
     return _grown(~_grown(~mask, radius), radius) & mask
 
 
-def _without_small(labels: LabelArray, count: int, min_cells: float) -> tuple[LabelArray, int]:
-    """Drop what has fewer cells and number the rest from 1 without gaps."""
+@dataclass(frozen=True)
+class _Limits:
+    """What a region may be, in grid cells: smallest area, longest side, half the width of a band."""
+
+    min_cells: float
+    max_side: float
+    rim: int
+
+
+def _max_side(grid: tuple[int, ...], scale: float) -> float:
+    return max(_MIN_MAX_SIDE_PX / scale, _MAX_SIDE_SHARE * max(grid))
+
+
+def _labelled(cells: BoolArray, min_cells: float) -> tuple[LabelArray, int]:
+    """Connected areas of at least ``min_cells``, numbered from 1 without gaps."""
+    labels, count = ndimage.label(cells)
+    return _renumbered(labels, int(count), min_cells)
+
+
+def _renumbered(labels: LabelArray, count: int, min_cells: float) -> tuple[LabelArray, int]:
+    """Without numbers that have too few cells or none, and without gaps."""
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
     kept = np.flatnonzero(areas >= min_cells)
@@ -175,28 +202,64 @@ def _without_small(labels: LabelArray, count: int, min_cells: float) -> tuple[La
     return table[labels], int(kept.size)
 
 
-def _cut_large(labels: LabelArray, count: int, max_side: float, min_cells: float) -> tuple[LabelArray, int]:
-    """Cut each region with a side over ``max_side`` along equal parts of its box; a part may fall into several."""
+def _with_large_parted(
+    labels: LabelArray, count: int, confidence: FloatArray, limits: _Limits
+) -> tuple[LabelArray, int]:
+    """The same areas, with each that is too long for a person's eye replaced by its parts."""
     boxes = ndimage.find_objects(labels, max_label=count)
-    large = [i for i, box in enumerate(boxes) if any(side.stop - side.start > max_side for side in box)]
+    large = [i for i, slices in enumerate(boxes) if not _fits(slices, limits)]
     if not large:
         return labels, count
-    labels = labels.copy()
+    parted = labels.copy()
     for index in large:
-        row_cuts, column_cuts = (_cuts(side, max_side) for side in boxes[index])
-        for rows in row_cuts:
-            for columns in column_cuts:
-                part = labels[rows, columns]
-                cells = part == index + 1
-                pieces, found = ndimage.label(cells)
-                part[cells] = pieces[cells] + count
-                count += found
-    return _without_small(labels, count, min_cells)
+        cells = labels[boxes[index]] == index + 1
+        parted[boxes[index]][cells] = 0
+        for slices, part in _parts(cells, confidence[boxes[index]], limits, _MAX_HALVINGS):
+            count += 1
+            parted[boxes[index]][slices][part] = count
+    return _renumbered(parted, count, limits.min_cells)
 
 
-def _cuts(side: slice, max_side: float) -> list[slice]:
-    length = side.stop - side.start
-    edges = np.linspace(side.start, side.stop, int(np.ceil(length / max_side)) + 1).round().astype(int)
+def _fits(slices: Slices, limits: _Limits) -> bool:
+    return all(side.stop - side.start <= limits.max_side for side in slices)
+
+
+def _parts(
+    cells: BoolArray, confidence: FloatArray, limits: _Limits, halvings: int
+) -> Iterator[tuple[Slices, BoolArray]]:
+    """The cores of doubt in one large area: its least confident half, cleaned, and of what is still large again half.
+
+    Where that leaves nothing (doubt without a centre) or takes too long, the area is cut along a lattice.
+    """
+    doubt = cells & (confidence < np.median(confidence[cells]))
+    labels, count = _labelled(_opened(doubt, limits.rim), limits.min_cells) if halvings else (cells, 0)
+    if count == 0:
+        yield from _lattice(cells, limits)
+        return
+    for index, slices in enumerate(ndimage.find_objects(labels)):
+        core = labels[slices] == index + 1
+        if _fits(slices, limits):
+            yield slices, core
+            continue
+        for inner, part in _parts(core, confidence[slices], limits, halvings - 1):
+            yield (_moved(inner[0], slices[0].start), _moved(inner[1], slices[1].start)), part
+
+
+def _lattice(cells: BoolArray, limits: _Limits) -> Iterator[tuple[Slices, BoolArray]]:
+    """Equal cuts of the box; where a cut falls into several areas, each of them."""
+    for rows in _cuts(cells.shape[0], limits.max_side):
+        for columns in _cuts(cells.shape[1], limits.max_side):
+            labels, count = _labelled(cells[rows, columns], limits.min_cells)
+            for index in range(count):
+                yield (rows, columns), labels == index + 1
+
+
+def _moved(side: slice, offset: int) -> slice:
+    return slice(side.start + offset, side.stop + offset)
+
+
+def _cuts(length: int, max_side: float) -> list[slice]:
+    edges = np.linspace(0, length, int(np.ceil(length / max_side)) + 1).round().astype(int)
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
