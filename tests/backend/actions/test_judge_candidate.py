@@ -1,0 +1,98 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.actions.judge_candidate import judge_candidate
+from backend.actions.open_run import open_run
+from backend.store import projects, runs
+from backend.store.tables import Model, Run
+from mpamatch.domain.policy import Policy
+from tests.builders import Installation, add_model, disc, installation, predict_all
+
+pytestmark = pytest.mark.database
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def made(database_url: str, tmp_path: Path) -> Installation:
+    policy = Policy(debounce_s=0, retrain_after_tiles=2, gate_min_tiles=4, gate_min_groups=3)
+    made = installation(database_url, tmp_path, train=4, audit=6, masked=True, policy=policy)
+    predict_all(made, _champion(made))
+    return made
+
+
+def _champion(made: Installation) -> Model:
+    with made.database.transaction() as session:
+        return projects.champion(session, projects.get(session, made.project_id))
+
+
+def _judging(made: Installation, version: str) -> tuple[Run, Model]:
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        project.requested_run = "manual"
+    run, decision = open_run(made.database, made.blobs, made.project_id, now=LATER)
+    assert run is not None, decision.reasons
+    model = add_model(made, version, run_id=run.id)
+    with made.database.transaction() as session:
+        row = session.get_one(Run, run.id)
+        runs.move(session, row, "training", actor="test")
+        runs.move(session, row, "judging", actor="test")
+    return run, model
+
+
+def _worse() -> np.ndarray:
+    return 1 - disc()
+
+
+def test_no_verdict_while_a_prediction_is_missing(made: Installation) -> None:
+    run, _ = _judging(made, "m1")
+    assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is None
+    with made.database.transaction() as session:
+        assert session.get_one(Run, run.id).state == "judging"
+
+
+def test_a_better_candidate_becomes_champion_with_its_figures_stored(made: Installation) -> None:
+    run, model = _judging(made, "m1")
+    predict_all(made, model, disc(x=26))
+    verdict = judge_candidate(made.database, made.blobs, run.id, now=LATER)
+    assert verdict is not None
+    assert verdict.promote
+    champion = _champion(made)
+    assert champion.version == "m1"
+    assert champion.verdict is not None
+    assert champion.verdict["figures"]["candidate_dice"] > champion.verdict["figures"]["champion_dice"]
+    with made.database.transaction() as session:
+        assert session.get_one(Run, run.id).state == "done"
+
+
+def test_a_worse_candidate_is_kept_out_and_nothing_moves(made: Installation) -> None:
+    run, model = _judging(made, "m1")
+    predict_all(made, model, disc(x=26))
+    judge_candidate(made.database, made.blobs, run.id, now=LATER)
+    before = made.project()
+    run, model = _judging(made, "m2")
+    predict_all(made, model, _worse())
+    verdict = judge_candidate(made.database, made.blobs, run.id, now=LATER + timedelta(days=1))
+    assert verdict is not None
+    assert not verdict.promote
+    assert verdict.reasons
+    after = made.project()
+    assert (after.champion_id, after.ls_model_version, after.queue_generation) == (
+        before.champion_id,
+        before.ls_model_version,
+        before.queue_generation,
+    )
+    with made.database.transaction() as session:
+        rejected = session.get_one(Model, model.id)
+    assert rejected.state == "rejected"
+    assert rejected.verdict is not None
+    assert rejected.verdict["reasons"] == list(verdict.reasons)
+
+
+def test_judging_twice_gives_one_verdict(made: Installation) -> None:
+    run, model = _judging(made, "m1")
+    predict_all(made, model, disc(x=26))
+    assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is not None
+    assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is None
