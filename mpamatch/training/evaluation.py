@@ -18,7 +18,7 @@ from mpamatch.network.pixels import normalise
 from mpamatch.network.weights import LoadedModel
 from mpamatch.training.views import Tile
 
-_TEMPERATURES = np.round(np.geomspace(1.0, 5.0, 41), 4)
+_TEMPERATURE_STEPS = 41
 _MOST_PATCHES = 16
 
 
@@ -99,17 +99,21 @@ def evaluate(
     return Evaluation(classes, tuple(images), calibration, confident, right)
 
 
-def fit_temperature(loaded: LoadedModel, tiles: Sequence[Tile]) -> float:
-    """The temperature of 1 to 5 that gives the least negative log likelihood on ``tiles`` (at working scale).
+def fit_temperature(loaded: LoadedModel, tiles: Sequence[Tile], *, units: int) -> float:
+    """The temperature, at least 1, that makes the model's confidence on ``tiles`` (at working scale) honest.
 
-    Never below 1: a few tiles may not make a model surer than it is. 1 when no pixel is labelled.
-    Source: Guo et al. 2017, section 4.2.
+    What fits best is drawn towards 1 while it rests on few ``units`` (groups, or tiles): three tiles that a model
+    gets wrong would otherwise make it unsure of everything. Never below 1, for the same reason; 1 when no pixel is
+    labelled. Source of the fit: Guo et al. 2017, section 4.2.
     """
+    recipe = loaded.config.recipe
     logits, truth = _labelled_logits(loaded, tiles)
     if not len(truth):
         return 1.0
-    losses = [float(torch.nn.functional.cross_entropy(logits / t, truth)) for t in _TEMPERATURES]
-    return float(_TEMPERATURES[int(np.argmin(losses))])
+    candidates = np.geomspace(1.0, recipe.temperature_max, _TEMPERATURE_STEPS)
+    losses = [float(torch.nn.functional.cross_entropy(logits / t, truth)) for t in candidates]
+    best = float(candidates[int(np.argmin(losses))])
+    return round(best ** (units / (units + recipe.temperature_prior_units)), 4) if units else 1.0
 
 
 def _labelled_logits(loaded: LoadedModel, tiles: Sequence[Tile]) -> tuple[torch.Tensor, torch.Tensor]:

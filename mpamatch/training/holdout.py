@@ -19,10 +19,11 @@ _LEAST_GROUPS = 4
 
 @dataclass(frozen=True)
 class Holdout:
-    """``kept`` are the tile ids kept back, ``by`` what was drawn: whole groups, tiles, or nothing at all."""
+    """``kept`` are the tile ids kept back, ``by`` what was drawn (groups, tiles or nothing), ``units`` how many."""
 
     kept: frozenset[int]
     by: Literal["group", "tile", "none"]
+    units: int
 
 
 def choose_holdout(samples: Sequence[Sample], classes: Mapping[int, frozenset[int]], share: float) -> Holdout:
@@ -32,10 +33,10 @@ def choose_holdout(samples: Sequence[Sample], classes: Mapping[int, frozenset[in
     loss would leave the gradient without a class is passed over. The order of ``samples`` does not matter.
 
     >>> choose_holdout([], {}, 0.2)
-    Holdout(kept=frozenset(), by='none')
+    Holdout(kept=frozenset(), by='none', units=0)
     """
     if len(samples) < _LEAST_TILES or share <= 0:
-        return Holdout(frozenset(), "none")
+        return Holdout(frozenset(), "none", 0)
     groups: dict[str, list[int]] = {}
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample.tile)
@@ -48,7 +49,7 @@ def choose_holdout(samples: Sequence[Sample], classes: Mapping[int, frozenset[in
         if taken < count and _classes_left(samples, classes, kept | set(units[name])):
             kept |= set(units[name])
             taken += 1
-    return Holdout(frozenset(kept), by if kept else "none")
+    return Holdout(frozenset(kept), by if kept else "none", taken)
 
 
 def _classes_left(samples: Sequence[Sample], classes: Mapping[int, frozenset[int]], kept: set[int]) -> bool:

@@ -191,12 +191,10 @@ class TrainingLoop:
         return norm
 
     def _note_skip(self) -> None:
-        recent = self.step - self.recipe.non_finite_window
-        self._skipped = [s for s in self._skipped if s > recent] + [self.step]
+        window = self.recipe.non_finite_window
+        self._skipped = [s for s in self._skipped if s > self.step - window] + [self.step]
         if len(self._skipped) >= self.recipe.non_finite_limit:
-            problem = (
-                f"loss not finite in {len(self._skipped)} of the last {recent + self.recipe.non_finite_window} steps"
-            )
+            problem = f"loss not finite in {len(self._skipped)} of the last {window} steps"
             raise BadInput("run", problem, "lower recipe.lr and check the images")
 
     @property

@@ -244,7 +244,7 @@ class _Run:
         before = self._clock()
         config = ModelConfig(spec.version, spec.classes, loop.model.record, scale, spec.recipe)
         teacher = LoadedModel(loop.teacher, config)
-        temperature = fit_temperature(teacher, [reader.read(s) for s in kept])
+        temperature = fit_temperature(teacher, [reader.read(s) for s in kept], units=holdout.units)
         figures = self._score(LoadedModel(loop.teacher, replace(config, temperature=temperature)), kept)
         metrics = {
             "losses": {"x": sums.mean(sums.x), "u": sums.mean(sums.u), "total": sums.mean(sums.total)},

@@ -60,4 +60,6 @@ def test_calibration_tables_of_two_images_add_up() -> None:
     probabilities = np.concatenate([shares, 1 - shares])
     mask = rng.integers(0, 2, (20, 20)).astype(np.uint8)
     halves = [metrics.calibration_table(probabilities[:, :, s], mask[:, s]) for s in (slice(0, 7), slice(7, 20))]
-    assert metrics.ece(halves[0] + halves[1]) == pytest.approx(metrics.ece(metrics.calibration_table(probabilities, mask)))
+    assert metrics.ece(halves[0] + halves[1]) == pytest.approx(
+        metrics.ece(metrics.calibration_table(probabilities, mask))
+    )

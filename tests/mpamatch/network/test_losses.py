@@ -28,7 +28,9 @@ def test_supervised_loss_equals_a_loop_over_pixels() -> None:
         overlap = sum(shares[b, c, i, j] for b, i, j in seen if y[b, i, j] == c)
         total = sum(shares[b, c, i, j] + (y[b, i, j] == c) for b, i, j in seen)
         dice.append(1 - (2 * overlap + 1) / (total + 1))
-    assert float(supervised_loss(logits.detach(), mask)) == pytest.approx(0.5 * cross + 0.5 * float(np.mean(dice)), abs=1e-5)
+    assert float(supervised_loss(logits.detach(), mask)) == pytest.approx(
+        0.5 * cross + 0.5 * float(np.mean(dice)), abs=1e-5
+    )
 
 
 def test_labels_that_are_not_there_change_nothing() -> None:

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from mpamatch.domain.classes import IGNORE
+from mpamatch.inference import Predictor
+from mpamatch.network.encoders import encoder_record
+from mpamatch.network.weights import LoadedModel, ModelConfig, WorkingScale
+from mpamatch.training.evaluation import evaluate, fit_temperature
+from mpamatch.training.views import Tile
+from tests.mpamatch.tissue import CLASSES, quick_recipe
+
+pytestmark = pytest.mark.torch
+
+
+class _Oracle(torch.nn.Module):
+    """Says class 1 where the image is dark, with a given logit; nothing else."""
+
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = torch.nn.Parameter(torch.tensor(logit))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dark = (x[:, 0] < 0).float() * 2 - 1
+        return torch.stack([-dark, dark], dim=1) * self.logit / 2
+
+
+def _loaded(logit: float) -> LoadedModel:
+    config = ModelConfig("test-m1", CLASSES, encoder_record("tiny"), WorkingScale(1.0), quick_recipe())
+    return LoadedModel(_Oracle(logit), config)  # type: ignore[arg-type]
+
+
+def _tile(wrong: float, seed: int = 0, side_px: int = 64) -> Tile:
+    """Half dark, half light; the mask agrees but for a share ``wrong`` of its pixels."""
+    image = np.full((side_px, side_px, 3), 230, np.uint8)
+    image[:, : side_px // 2] = 30
+    mask = (image[..., 0] < 128).astype(np.uint8)
+    flip = np.random.default_rng(seed).random(mask.shape) < wrong
+    return Tile(image, np.where(flip, 1 - mask, mask).astype(np.uint8))
+
+
+def test_figures_are_pooled_over_images_and_ignore_what_has_no_label() -> None:
+    right, half = _tile(0.0), _tile(0.5)
+    half.mask[:, :] = 1 - right.mask
+    half.mask[:32] = IGNORE
+    pairs = [("a", right.image, right.mask), ("b", half.image, half.mask)]
+    figures = evaluate(Predictor(_loaded(10.0)), CLASSES, pairs, tau=0.95).to_json()
+    assert figures["images"] == 2
+    assert figures["mdice"] == pytest.approx(2 / 3)  # 4096 pixels right, 2048 wrong, evenly over both classes
+    assert figures["foreground_dice"] == pytest.approx(2 / 3)
+    assert figures["miou"] == pytest.approx(0.5)
+    assert [row["mdice"] for row in figures["per_image"]] == [1.0, 0.0]
+    assert [row["class"] for row in figures["per_class"]] == ["background", "gland"]
+    assert figures["ece"] == pytest.approx(1 / 3, abs=1e-3)
+    assert (figures["confident_share"], figures["confident_accuracy"]) == (1.0, pytest.approx(2 / 3))
+
+
+def test_nothing_to_score_gives_no_figure() -> None:
+    figures = evaluate(Predictor(_loaded(10.0)), CLASSES, [], tau=0.95).to_json()
+    assert figures["images"] == 0
+    assert np.isnan(figures["mdice"])
+
+
+def test_an_overconfident_model_is_softened_and_the_likelihood_never_falls() -> None:
+    tiles = [_tile(0.2, seed) for seed in range(4)]
+    loaded = _loaded(6.0)
+    temperature = fit_temperature(loaded, tiles, units=10**6)
+    assert temperature == pytest.approx(6.0 / np.log(0.8 / 0.2), rel=0.06)
+
+    def loss(t: float) -> float:
+        share = 1 / (1 + np.exp(-6.0 / t))
+        return float(-(0.8 * np.log(share) + 0.2 * np.log(1 - share)))
+
+    assert loss(temperature) <= loss(1.0)
+
+
+def test_few_units_move_the_temperature_little() -> None:
+    tiles = [_tile(0.2)]
+    few, many = (fit_temperature(_loaded(6.0), tiles, units=n) for n in (1, 100))
+    assert 1 < few < 1.3 < many
+
+
+def test_a_model_is_never_made_surer_and_no_label_means_one() -> None:
+    assert fit_temperature(_loaded(1.0), [_tile(0.0)], units=50) == 1.0
+    assert fit_temperature(_loaded(6.0), [], units=0) == 1.0
+    blank = _tile(0.0)
+    blank.mask[:] = IGNORE
+    assert fit_temperature(_loaded(6.0), [blank], units=5) == 1.0
+
+
+def test_tiles_of_any_size_can_be_fitted_on() -> None:
+    for side_px in (1, 33, 100, 150):
+        assert fit_temperature(_loaded(6.0), [_tile(0.2, side_px=side_px)], units=5) >= 1.0

@@ -1,0 +1,191 @@
+import fcntl
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpamatch.domain.classes import ClassSet
+from mpamatch.errors import BadInput, Cancelled, Conflict, NotFound
+from mpamatch.inference import Predictor
+from mpamatch.network.weights import load_model
+from mpamatch.training import run_folder
+from mpamatch.training.run_folder import train_run
+from mpamatch.training.run_spec import read_run
+from tests.mpamatch.tissue import CLASSES, draw, quick_recipe, write_run, write_tile
+
+pytestmark = pytest.mark.torch
+
+
+def _clock() -> Callable[[], float]:
+    ticks = itertools.count()
+    return lambda: float(next(ticks))
+
+
+def _train(folder: Path, **options: Any) -> dict[str, Any]:
+    return train_run(folder, clock=_clock(), **options)
+
+
+def _stop_after(calls: int) -> Callable[[], bool]:
+    count = itertools.count(1)
+    return lambda: next(count) >= calls
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_a_model_a_result_and_its_progress(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, recipe=quick_recipe(tau=0.4), labelled=5)
+    result = _train(folder)
+    events = _events(folder)
+    assert [e["event"] for e in events] == ["start", *["step"] * 8, "done"]
+    assert {"step", "steps", "losses", "mask_ratio", "pool_tiles", "eta_s", "seconds_per_step"} <= set(events[5])
+    assert set(events[5]["losses"]) == {"x", "u", "total"}
+    assert result == json.loads((folder / "result.json").read_text())
+    assert result["steps"] == 8
+    assert result["pool_tiles"] == 4
+    assert result["mask_ratio"] > 0
+    assert result["held_back"]["by"] == "group"
+    assert len(result["held_back"]["tiles"]) == 1
+    assert result["holdout"]["images"] == 1
+    loaded = load_model(folder / "model")
+    assert loaded.config.version == "test-m1"
+    assert loaded.config.classes == CLASSES
+    assert loaded.config.provenance["encoder_weights"] == "none: trained from scratch"
+    assert Predictor(loaded).predict(draw(0)[0]).shape == (2, 80, 80)
+
+
+def test_a_stopped_run_resumed_equals_an_unbroken_one(tmp_path: Path) -> None:
+    recipe = quick_recipe(tau=0.4)
+    whole = _train(write_run(tmp_path / "a", recipe=recipe, labelled=5))
+    folder = write_run(tmp_path / "b", recipe=recipe, labelled=5)
+    for stop in (2, 3):
+        with pytest.raises(Cancelled):
+            _train(folder, stop=_stop_after(stop))
+        assert not (folder / "result.json").exists()
+    assert [p.name for p in (folder / "checkpoint").iterdir()] == ["step-000005"]
+    parts = _train(folder)
+    for name in ("model.safetensors",):
+        assert (folder / "model" / name).read_bytes() == (tmp_path / "a" / "model" / name).read_bytes()
+    same = ("losses", "mask_ratio", "pool_tiles", "holdout", "temperature", "steps")
+    assert {k: parts[k] for k in same} == {k: whole[k] for k in same}
+    assert [e["step"] for e in _events(folder) if e["event"] == "start"] == [0, 2, 5]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    first = _train(folder)
+    written = (folder / "progress.jsonl").read_text()
+    assert _train(folder) == first
+    assert (folder / "progress.jsonl").read_text() == written
+
+
+def test_an_empty_pool_trains_supervised_and_says_so(tmp_path: Path) -> None:
+    result = _train(write_run(tmp_path, pool=0))
+    assert result["pool_tiles"] == 0
+    assert any("empty" in note for note in result["notes"])
+    assert any("empty" in note for note in _events(tmp_path)[0]["notes"])
+
+
+def test_tiles_kept_back_are_neither_labelled_nor_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path, labelled=6)
+    run = json.loads((folder / "run.json").read_text())
+    run["pool"] += [{k: v for k, v in row.items() if k != "mask"} for row in run["labelled"]]
+    (folder / "run.json").write_text(json.dumps(run))
+    seen: dict[str, set[int]] = {}
+    real = run_folder.Streams
+
+    def spy(labelled: Any, pool: Any, **options: Any) -> Any:
+        seen.update(labelled={s.tile for s in labelled}, pool={s.tile for s in pool})
+        return real(labelled, pool, **options)
+
+    monkeypatch.setattr(run_folder, "Streams", spy)
+    kept = set(_train(folder)["held_back"]["tiles"])
+    assert kept
+    assert not kept & (seen["labelled"] | seen["pool"])
+    assert len(seen["labelled"]) == 5
+    assert len(seen["pool"]) == 4 + 5
+
+
+def test_a_warm_start_begins_with_the_starts_weights(tmp_path: Path) -> None:
+    _train(write_run(tmp_path / "a"))
+    folder = write_run(tmp_path / "b", start=tmp_path / "a" / "model")
+    result = _train(folder)
+    assert result["steps"] == 4
+    assert result["start"] == "test-m1"
+    assert _events(folder)[0]["warm"] is True
+
+
+def test_a_changed_class_list_starts_cold_with_a_new_head(tmp_path: Path) -> None:
+    _train(write_run(tmp_path / "a"))
+    classes = ClassSet.from_names(["background", "gland", "stroma"])
+    result = _train(write_run(tmp_path / "b", start=tmp_path / "a" / "model", classes=classes))
+    assert result["steps"] == 8
+    assert load_model(tmp_path / "b" / "model").config.classes == classes
+    assert any("class list changed" in note for note in result["notes"])
+
+
+def test_partly_labelled_tiles_train_and_unlabelled_ones_are_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, labelled=2)
+    run = json.loads((folder / "run.json").read_text())
+    partly = np.full((80, 80), 255, np.uint8)
+    partly[10:20, 10:20] = 1
+    run["labelled"] = [
+        write_tile(tmp_path / "tiles", 50, partly),
+        write_tile(tmp_path / "tiles", 51, np.full((80, 80), 255, np.uint8)),
+    ]
+    (folder / "run.json").write_text(json.dumps(run))
+    assert _train(folder)["labelled_tiles"] == 1
+
+
+def test_one_bad_tile_is_left_out_and_said(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, labelled=3)
+    rows = json.loads((folder / "run.json").read_text())["labelled"]
+    Path(rows[0]["mask"]).write_bytes(b"no mask")
+    Path(rows[1]["image"]).write_bytes(b"no image")
+    result = _train(folder)
+    assert result["labelled_tiles"] == 1
+    assert len([n for n in result["notes"] if "left out" in n]) == 2
+
+
+def test_nothing_usable_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput):
+        _train(write_run(tmp_path, labelled=0))
+
+
+def test_two_processes_never_train_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "_LOCK_PAUSE_S", 0.0)
+    folder = write_run(tmp_path)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Conflict):
+            _train(folder)
+    assert _train(folder)["steps"] == 8
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": "x"}, {"recipe": {"tau": 5}}, {"labelled": [{"tile": 1}]}, {"classes": None}, {"pool": 3}]
+)
+def test_a_wrong_run_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = write_run(tmp_path)
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | change))
+    with pytest.raises(BadInput):
+        read_run(folder)
+
+
+def test_a_run_spec_comes_back_from_json(tmp_path: Path) -> None:
+    spec = read_run(write_run(tmp_path))
+    (tmp_path / "run.json").write_text(json.dumps(spec.to_json()))
+    assert read_run(tmp_path) == spec
+
+
+def test_a_missing_folder_or_run_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        _train(tmp_path / "nowhere")
+    with pytest.raises(NotFound):
+        _train(tmp_path)
