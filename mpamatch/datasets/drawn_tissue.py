@@ -3,7 +3,9 @@
 Stains are laid down as optical density and turned to light at the end, as in a real section (Ruifrok and Johnston,
 Analytical and Quantitative Cytology and Histology 23, 2001, for the density model and the mean stain vectors).
 What makes it hard to cheat by colour: vessels and clefts are as white as lumens, inflammatory cells as blue as
-epithelium, both background; gland cytoplasm and stroma share their eosin; groups differ in stain.
+epithelium, both background; gland cytoplasm and stroma share their eosin; groups differ in stain. Measured on 60 tiles,
+held-out groups: the best threshold on a colour 0.58 gland Dice, a table of all colours 0.57, a small network from
+scratch 0.84 after 300 steps.
 """
 
 from __future__ import annotations

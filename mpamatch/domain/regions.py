@@ -90,8 +90,6 @@ def find_regions(
         raise ValueError(f"probabilities (C, H, W) with at least two classes are needed, got {probabilities.shape}")
     confidence, predicted = _best(probabilities)
     unsure = confidence < np.float32(tau)
-    if valid is not None:
-        unsure &= valid
     # Pinholes are closed before bands are taken off, or the opening would widen each of them into a gap.
     limits = _Limits(
         min_cells=max(1.0, min_area_px / scale**2),

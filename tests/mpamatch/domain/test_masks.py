@@ -73,6 +73,12 @@ def test_shares_and_areas_count_pixels(mask: np.ndarray) -> None:
     assert masks.changed_share(mask, mask) == 0.0
 
 
+def test_reducing_takes_the_pixel_at_the_centre() -> None:
+    row = np.array([[0, 1, 2, 3]], np.uint8)
+    assert masks.resample(row, 2, 1).tolist() == [[1, 3]]
+    assert masks.resample(row, 1, 1).tolist() == [[2]]
+
+
 def test_only_supervised_pixels_count_as_changed() -> None:
     before, after = np.array([[0, 0, 0, 0]], np.uint8), np.array([[1, 0, 255, 255]], np.uint8)
     assert masks.changed_share(before, after) == 0.5

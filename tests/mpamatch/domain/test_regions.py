@@ -131,6 +131,26 @@ def test_a_tile_that_is_doubtful_everywhere_is_cut_into_parts_for_people() -> No
     assert max(max(r.box.width_px, r.box.height_px) for r in regions) <= 384
 
 
+def test_of_doubt_all_over_the_cores_are_asked_about() -> None:
+    y, x = np.mgrid[0:256, 0:256]
+    doubt = 0.1 + 0.4 * np.maximum(
+        np.exp(-((y - 60) ** 2 + (x - 60) ** 2) / 1500.0), np.exp(-((y - 180) ** 2 + (x - 190) ** 2) / 1500.0)
+    )
+    regions = find_regions(np.stack([1 - doubt, doubt]).astype(np.float32), TAU)
+    assert len(regions) == 2
+    for region, centre in zip(sorted(regions, key=lambda r: r.box.x_px), (60, 190), strict=True):
+        assert max(region.box.width_px, region.box.height_px) <= 96
+        assert region.box.x_px + region.box.width_px / 2 == pytest.approx(centre, abs=3)
+        assert region.mean_confidence < 0.8
+
+
+@settings(max_examples=30, deadline=None)
+@given(FIELDS, st.sampled_from([20.0, 50.0, 1000.0]))
+def test_no_region_is_longer_than_asked(field: np.ndarray, max_side_px: float) -> None:
+    for region in find_regions(field, 0.999, max_side_px=max_side_px):
+        assert max(region.box.width_px, region.box.height_px) <= max_side_px
+
+
 def test_the_most_uncertain_area_comes_first_and_the_number_is_capped() -> None:
     field = unsure_square(unsure_square(sure(), 5, 5, 30, first=0.9), 60, 60, 40, first=0.5)
     first, second = find_regions(field, TAU)

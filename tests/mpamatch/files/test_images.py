@@ -248,6 +248,10 @@ def test_files_beside_an_image_do_not_change_it(tmp_path: Path) -> None:
     (tmp_path / "a.png.aux.xml").write_text("<PAMDataset><PAMRasterBand band='1'><NoDataValue>0</NoDataValue>")
     (tmp_path / "a.png.msk").write_bytes(tiff(np.zeros((1, 40, 60), np.uint8)))
     assert np.array_equal(read_image(path), smooth_rgb())
+    white = tmp_path / "b.tif"
+    white.write_bytes(tiff(np.full((3, 400, 600), 255, np.uint8)))
+    (tmp_path / "b.tif.ovr").write_bytes(tiff(np.zeros((3, 100, 150), np.uint8)))
+    assert read_thumbnail(white, side_px=150).min() == 255
 
 
 def test_a_huge_header_is_refused_before_anything_is_allocated() -> None:
