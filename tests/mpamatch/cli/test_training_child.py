@@ -42,9 +42,14 @@ def _finished(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
-def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
-    whole = _finished(write_run(tmp_path / "a", recipe=quick_recipe(**LONG)))
-    folder = write_run(tmp_path / "b", recipe=quick_recipe(**LONG))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The model of a run that nothing stopped."""
+    return _finished(write_run(tmp_path_factory.mktemp("whole"), recipe=quick_recipe(**LONG)))
+
+
+def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_model(tmp_path: Path, whole: bytes) -> None:
+    folder = write_run(tmp_path, recipe=quick_recipe(**LONG))
     child = _start(folder)
     _wait_for_step(folder, 5)
     asked = time.monotonic()
@@ -58,10 +63,8 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_model(tmp_p
     assert _finished(folder) == whole
 
 
-def test_a_killed_child_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
-    knobs = {**LONG, "checkpoint_every": 4}
-    whole = _finished(write_run(tmp_path / "a", recipe=quick_recipe(**knobs)))
-    folder = write_run(tmp_path / "b", recipe=quick_recipe(**knobs))
+def test_a_killed_child_goes_on_from_its_last_checkpoint(tmp_path: Path, whole: bytes) -> None:
+    folder = write_run(tmp_path, recipe=quick_recipe(**{**LONG, "checkpoint_every": 4}))
     child = _start(folder)
     _wait_for_step(folder, 9)
     child.kill()
