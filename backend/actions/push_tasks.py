@@ -171,13 +171,16 @@ class HeadReconciler:
             project = projects.get(session, project_id)
             size = projects.policy_of(project).head_size
             wanted_tiles = [e.tile_id for e in queue.head(session, project, size)]
-            live = {t.tile_id: t for t in tasks.live(session, project_id) if t.ls_task_id in there}
+            rows = tasks.live(session, project_id)
+            # A row that is not among the waiting tasks was just labelled there; its label is on its way here.
+            live = {t.tile_id: t for t in rows if t.ls_task_id in there}
+            has_task = {t.tile_id for t in rows}
             wanted = self._wanted_for(session, project_id, sorted({*wanted_tiles, *live}))
         head = set(wanted_tiles)
         surplus = [
             t for t in live.values() if t.tile_id not in head and t.origin == "head" and not begun(there[t.ls_task_id])
         ]
-        missing = [tile_id for tile_id in wanted_tiles if tile_id not in live]
+        missing = [tile_id for tile_id in wanted_tiles if tile_id not in has_task]
         gone = {t.tile_id for t in surplus}
         kept = [t for t in live.values() if t.tile_id not in gone]
         self._refresh(project_id, version, [t for t in kept if t.tile_id in wanted], wanted, there, report, now=now)

@@ -55,7 +55,7 @@ def write_bitmask(mask: Mask, colour: str) -> dict[str, Any]:
     pixels = np.zeros((*mask.shape, 4), np.uint8)
     pixels[mask] = (*rgb, 255)
     out = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(out, "PNG", compress_level=6)
+    Image.fromarray(pixels).save(out, "PNG", compress_level=6)
     return {"imageDataURL": _PNG_PREFIX + base64.b64encode(out.getvalue()).decode("ascii")}
 
 

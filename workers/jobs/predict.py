@@ -10,11 +10,11 @@ import numpy as np
 
 from backend.actions.keep_prediction import keep_prediction
 from backend.clock import utc_now
-from backend.store import predictions, projects
+from backend.store import predictions, projects, runs
 from backend.store.predictions import DuePrediction
-from backend.store.tables import Tile
+from backend.store.tables import Model, Run, Tile
 from mpamatch.domain.regions import Region, find_regions
-from mpamatch.errors import MpamatchError
+from mpamatch.errors import BadInput, MpamatchError, NotFound
 from mpamatch.files.images import read_image
 from workers.champion import LoadedModels
 from workers.parts import Parts
@@ -22,6 +22,8 @@ from workers.parts import Parts
 LOG = logging.getLogger("mpamatch.predict")
 BATCH = 4
 TELL_EVERY_S = 3.0
+# The segmenters' heads answer on every second pixel; outlining finer would cost time and show nothing more.
+GRID = 2
 
 
 def predict_due(parts: Parts, models: LoadedModels, *, stop: Callable[[], bool]) -> int:
@@ -41,6 +43,7 @@ def predict_due(parts: Parts, models: LoadedModels, *, stop: Callable[[], bool])
                 made += 1
             except MpamatchError as error:
                 LOG.warning("tile=%s model=%s %s", job.tile_id, job.model_id, error)
+                _give_up_candidate(parts, job, error)
         if time.monotonic() - told > TELL_EVERY_S:
             _tell(parts, touched)
             told = time.monotonic()
@@ -61,7 +64,7 @@ def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
         probabilities = models.predictor(job.model_blob).predict(image)
         class_map = probabilities.argmax(axis=0).astype(np.uint8)
         confidence = probabilities.max(axis=0)
-        regions = find_regions(probabilities, tau)
+        regions = find_regions(probabilities[:, ::GRID, ::GRID], tau, scale=float(GRID))
     keep_prediction(
         parts.database,
         parts.blobs,
@@ -74,6 +77,19 @@ def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
     with parts.database.transaction() as session:
         predictions.release(session, [job.tile_id], holder=parts.holder)
     return tile.project_id
+
+
+def _give_up_candidate(parts: Parts, job: DuePrediction, error: MpamatchError) -> None:
+    """A candidate that cannot be loaded will never be judged: its run ends here, and the champion stays."""
+    if not isinstance(error, BadInput | NotFound):
+        return
+    with parts.database.transaction() as session:
+        model = session.get_one(Model, job.model_id)
+        run = None if model.run_id is None else session.get_one(Run, model.run_id, with_for_update=True)
+        if model.state != "candidate" or run is None or run.state != "judging":
+            return
+        model.state = "rejected"
+        runs.move(session, run, "failed", actor=parts.holder, problem=str(error), finished_at=utc_now())
 
 
 def _blank(tile: Tile, class_count: int) -> tuple[np.ndarray, np.ndarray, tuple[Region, ...]]:

@@ -1,0 +1,290 @@
+"""The whole ring with real servers, a real Label Studio and a real browser: label, retrain, judge, re-order, go back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from backend.labelstudio.results import class_map_to_result, paint, scope_item
+from backend.store import images, masks, projects, queue, runs, tasks
+from backend.store.tables import Annotation, Mask, Model, Run, Task
+from mpamatch.datasets import phantom
+from mpamatch.domain.classes import ClassSet
+from mpamatch.files.images import encode_png
+from mpamatch.files.masks import decode_raster
+from tests.flows.browser import LabelStreamBrowser, find_chromium
+from tests.flows.stack import Stack, running
+
+pytestmark = [pytest.mark.processes, pytest.mark.labelstudio, pytest.mark.torch, pytest.mark.timeout(900)]
+CLASSES = ClassSet.from_names(["background", "gland"])
+AFTER = 10
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a newcomer has it: images in case folders, no masks."""
+    folder = tmp_path_factory.mktemp("drawn tissue")
+    phantom.write_folder(folder, tiles=36, groups=12, size_px=192, masked=0, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(drawn: Path) -> Iterator[Stack]:
+    options = ["--images", str(drawn), "--classes", "background,gland"]
+    with running(options, train_profile="quick", retrain_after_tiles=AFTER, debounce_s=2, head_size=20, sweep_s=5) as up:
+        up.wait("the first head", lambda: _settled(up))
+        yield up
+
+
+def _settled(stack: Stack) -> bool:
+    """Label Studio shows the champion, in the order that was made from it, with a full head."""
+    with stack.database() as database, database.transaction() as session:
+        project = projects.choose(session, None)
+        champion = projects.champion(session, project)
+        if (project.ls_model_version, project.ranked_model_id) != (champion.version, champion.id):
+            return False
+        head = queue.head(session, project, 20)
+        shown = {t.tile_id: t for t in tasks.live(session, project.id) if t.model_version == champion.version}
+        return bool(head) and all(e.tile_id in shown for e in head)
+
+
+def _order(stack: Stack) -> list[int]:
+    """Our order, as task ids in Label Studio."""
+    listed = stack.cli("queue", "list", "--limit", "100")
+    return [e["ls_task_id"] for e in listed if e["ls_task_id"] is not None]
+
+
+def _truth(stack: Stack, drawn: Path, ls_task_id: int) -> np.ndarray:
+    """The exact mask of a drawn tile, by its picture."""
+    with stack.database() as database, database.transaction() as session:
+        task = session.scalars(select(Task).where(Task.ls_task_id == ls_task_id)).one()
+        uri = session.get_one(images.Image, session.get_one(images.Tile, task.tile_id).image_id).uri
+    data = phantom.open_phantom(drawn)
+    item = next(i for i in data.items("all") if i.image == Path(uri))
+    return data.read_mask(item)
+
+
+def _label(stack: Stack, drawn: Path, ls_task_id: int) -> int:
+    result = [*class_map_to_result(_truth(stack, drawn, ls_task_id), CLASSES), scope_item("whole tile")]
+    return int(stack.client.create_annotation(ls_task_id, result, 5.0)["id"])
+
+
+def _mask_of(stack: Stack, ls_annotation_id: int) -> Mask | None:
+    with stack.database() as database, database.transaction() as session:
+        return session.scalars(
+            select(Mask).join(Annotation, Annotation.id == Mask.annotation_id).where(Annotation.ls_annotation_id == ls_annotation_id)
+        ).one_or_none()
+
+
+def _model_rows(stack: Stack) -> dict[str, str]:
+    with stack.database() as database, database.transaction() as session:
+        return {m.version: m.state for m in session.scalars(select(Model))}
+
+
+def _shown(stack: Stack) -> dict[int, list[dict[str, Any]]]:
+    """Every waiting task's predictions, as Label Studio holds them."""
+    return {t["id"]: t["predictions"] for t in stack.client.tasks(stack.ls_project_id, unlabelled_only=True)}
+
+
+def _done_runs(stack: Stack) -> int:
+    with stack.database() as database, database.transaction() as session:
+        return len(session.scalars(select(Run).where(Run.state == "done")).all())
+
+
+@pytest.mark.browser
+def test_a_person_labels_until_a_retrain_starts_by_itself_and_the_head_follows(stack: Stack, drawn: Path, tmp_path: Path) -> None:
+    if find_chromium() is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("Chromium is missing: apt-get install chromium")
+        pytest.skip("Chromium is missing: apt-get install chromium")
+    studio = stack.status["label_studio"]
+    before = _order(stack)
+    blank = {t: p[0] for t, p in _shown(stack).items() if p}
+    assert set(blank) == set(before)
+    assert all(p["result"] == [] and p["model_version"].endswith("-m0") for p in blank.values())
+
+    with LabelStreamBrowser(studio["url"], studio["login"], studio["password"]) as browser:
+        browser.login()
+        browser.open_label_stream(stack.ls_project_id)
+        for expected in before[:3]:
+            assert browser.current_task_id() == expected
+            browser.draw_brush_stroke("gland", [(0.3, 0.3), (0.6, 0.35), (0.5, 0.6)])
+            answer = browser.submit()
+            mask = stack.wait("the drawn mask", lambda a=answer: _mask_of(stack, int(a["id"])), 30)
+            _check_drawn(stack, answer, mask)
+    for expected in before[3:AFTER]:
+        task = stack.client.next_task_by_action(stack.ls_project_id)
+        assert task is not None
+        assert task["id"] == expected  # an audit tile every fifth place included
+        _label(stack, drawn, expected)
+
+    stack.wait("the run that nobody asked for", lambda: _done_runs(stack) >= 1, 300)
+    champion = next(v for v, state in _model_rows(stack).items() if state == "champion")
+    assert champion.endswith("-m1")
+    stack.wait("the new head", lambda: _settled(stack))
+    shown = _shown(stack)
+    assert shown
+    assert all([p["model_version"] for p in predictions] == [champion] for predictions in shown.values())
+    assert stack.client.project(stack.ls_project_id)["model_version"] == champion
+    assert set(stack.client.model_versions(stack.ls_project_id)) == {champion}
+    after = _order(stack)
+    assert after != before[AFTER:][: len(after)]
+    _check_scores(stack, shown, after)
+
+    with LabelStreamBrowser(studio["url"], studio["login"], studio["password"]) as browser:
+        browser.login()
+        browser.open_label_stream(stack.ls_project_id)
+        assert browser.current_task_id() == after[0]
+        kinds = {item["type"] for item in browser.current_task()["predictions"][0]["result"]}
+        assert {"brushlabels", "rectanglelabels"} <= kinds
+        assert "below 0.95" in browser.page.content()
+        assert browser.screenshot(tmp_path / "stream.png").stat().st_size > 10_000
+        browser.submit()
+        assert browser.current_task_id() == after[1]
+
+
+def _check_drawn(stack: Stack, answer: dict[str, Any], mask: Mask) -> None:
+    """The stored mask is what the editor sent: its brush regions, thresholded, and nothing else."""
+    result = answer["result"]
+    kept = decode_raster(stack.blobs.get(mask.blob))
+    sent = paint(result, width=kept.shape[1], height=kept.shape[0], classes=CLASSES)
+    assert sent.any()
+    assert (kept == sent).all()
+
+
+def _check_scores(stack: Stack, shown: dict[int, list[dict[str, Any]]], order: list[int]) -> None:
+    """Label Studio serves ascending scores: they must be distinct and sorted as our order is."""
+    scores = [shown[t][0]["score"] for t in order]
+    assert scores == sorted(set(scores))
+
+
+def test_the_run_tells_what_it_used(stack: Stack) -> None:
+    stack.wait("the first run", lambda: _done_runs(stack) >= 1, 300)
+    shown = stack.cli("runs", "show", "1")
+    assert shown["state"] == "done"
+    assert set(shown["losses"]) >= {"x", "u", "total"}
+    assert shown["pool_tiles"] > 0
+    assert shown["mask_ratio"] > 0
+    assert shown["step"] == shown["steps"]
+    assert shown["verdict"]["promote"] is True
+
+
+def test_a_worse_candidate_is_kept_out_and_nothing_moves(stack: Stack) -> None:
+    stack.wait("the first champion", lambda: any(v.endswith("-m1") and s == "champion" for v, s in _model_rows(stack).items()), 300)
+    stack.wait("the head", lambda: _settled(stack))
+    order, shown = _order(stack), {t: [p["id"] for p in ps] for t, ps in _shown(stack).items()}
+    version = _inject_untrained(stack)
+    stack.wait("the verdict", lambda: _model_rows(stack).get(version) == "rejected", 120)
+    listed = {m["version"]: m for m in stack.cli("models", "list")}
+    assert listed[version]["audit_dice"] < listed[version]["champion_dice"]
+    assert listed[version]["verdict"]
+    assert _order(stack) == order
+    assert {t: [p["id"] for p in ps] for t, ps in _shown(stack).items()} == shown
+
+
+def _inject_untrained(stack: Stack) -> str:
+    """A run that ended with weights nobody trained, as if its training had gone wrong."""
+    from tests.flows.untrained import untrained_model
+
+    blob = stack.blobs.put(untrained_model(CLASSES))
+    with stack.database() as database, database.transaction() as session:
+        project = projects.choose(session, None)
+        latest = runs.latest(session, project.id)
+        assert latest is not None
+        version = f"{project.key}-untrained"
+        run = Run(
+            project_id=project.id, number=900, trigger="manual", reasons=["injected"], recipe=latest.recipe,
+            recipe_hash=latest.recipe_hash, snapshot_blob=latest.snapshot_blob, version=version, state="judging",
+        )
+        session.add(run)
+        session.flush()
+        session.add(Model(project_id=project.id, version=version, kind="trained", state="candidate", blob=blob, run_id=run.id))
+    return version
+
+
+def test_rolling_back_and_forth_moves_what_people_see(stack: Stack) -> None:
+    stack.wait("the first champion", lambda: _settled(stack) and len(_model_rows(stack)) > 1, 300)
+    champion = next(v for v, s in _model_rows(stack).items() if s == "champion")
+    previous = stack.cli("models", "rollback")["champion"]
+    assert previous != champion
+    stack.wait("the earlier head", lambda: _settled(stack) and set(stack.client.model_versions(stack.ls_project_id)) == {previous})
+    assert all(p["model_version"] == previous for ps in _shown(stack).values() for p in ps)
+    assert stack.cli("models", "rollback", "--to", champion)["champion"] == champion
+    stack.wait("the newer head", lambda: _settled(stack) and set(stack.client.model_versions(stack.ls_project_id)) == {champion})
+    assert _order(stack)[0] == stack.client.next_task_by_action(stack.ls_project_id)["id"]
+
+
+def test_an_upload_in_label_studio_is_pre_annotated_within_thirty_seconds(stack: Stack) -> None:
+    import httpx
+
+    image, _ = phantom.draw_tile(4242, size_px=192)
+    content = encode_png(image)
+    studio = stack.status["label_studio"]
+    answer = httpx.post(
+        f"{studio['url']}/api/projects/{stack.ls_project_id}/import",
+        headers={"Authorization": f"Token {studio['token']}"},
+        files={"file": ("a person's upload.png", io.BytesIO(content), "image/png")},
+        timeout=60,
+    )
+    assert answer.status_code == 201, answer.text
+    sha256 = hashlib.sha256(content).hexdigest()
+
+    def predicted() -> list[dict[str, Any]] | None:
+        with stack.database() as database, database.transaction() as session:
+            image_row = images.by_hash(session, projects.choose(session, None).id, sha256)
+            task = None if image_row is None else tasks.of_tile(session, images.tiles_of(session, image_row.id)[0].id)
+        if task is None:
+            return None
+        return [p for p in stack.client.task(task.ls_task_id)["predictions"] if p["result"]] or None
+
+    predictions = stack.wait("the upload's prediction", predicted, 30)
+    assert {p["model_version"] for p in predictions} == {stack.client.project(stack.ls_project_id)["model_version"]}
+
+
+def test_start_training_in_label_studio_opens_one_run(stack: Stack, drawn: Path) -> None:
+    stack.wait("quiet", lambda: _no_open_run(stack), 300)
+    before = _run_count(stack)
+    backend = stack.client.ml_backends(stack.ls_project_id)[0]
+    stack.client.train(int(backend["id"]))
+    stack.client.train(int(backend["id"]))
+    stack.wait("the run", lambda: _run_count(stack) > before, 60)
+    stack.wait("its end", lambda: _no_open_run(stack), 300)
+    with stack.database() as database, database.transaction() as session:
+        started = session.scalars(select(Run).where(Run.number > 0, Run.number != 900).order_by(Run.id.desc())).first()
+        assert started is not None
+        assert (started.trigger, started.state) == ("label-studio", "done")
+
+
+def _no_open_run(stack: Stack) -> bool:
+    with stack.database() as database, database.transaction() as session:
+        return runs.open_run(session, projects.choose(session, None).id) is None
+
+
+def _run_count(stack: Stack) -> int:
+    with stack.database() as database, database.transaction() as session:
+        return len(session.scalars(select(Run)).all())
+
+
+def test_every_label_is_in_the_store_once_and_counted_by_one_run(stack: Stack) -> None:
+    """Read last: what the whole module submitted, compared with what Label Studio holds."""
+    stack.wait("quiet", lambda: _no_open_run(stack), 300)
+    there = {a for ids in stack.client.annotation_ids(stack.ls_project_id).values() for a in ids}
+    with stack.database() as database, database.transaction() as session:
+        project = projects.choose(session, None)
+        rows = list(session.scalars(select(Annotation)))
+        assert {a.ls_annotation_id for a in rows} == there
+        assert len(rows) == len(there)
+        counted = [m for m in masks.current(session, project.id) if m.first_run_id is not None]
+        lists = [json.loads(stack.blobs.get(r.snapshot_blob)) for r in session.scalars(select(Run)) if r.number != 900]
+    used = [row["mask"] for snapshot in lists for row in snapshot["labelled"]]
+    first_use = {mask: used.index(mask) for mask in used}
+    assert all(m.mask_id in first_use for m in counted if m.split == "train")
