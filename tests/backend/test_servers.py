@@ -17,7 +17,7 @@ import sqlalchemy
 from backend import servers
 from backend.processes import is_alive
 from backend.servers import EmbeddedPostgres, EmbeddedRedis
-from backend.sockets import socket_folder
+from backend.sockets import drop_socket_folder, socket_folder
 from mpamatch.errors import Unavailable
 
 pytestmark = [pytest.mark.processes, pytest.mark.database]
@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.database]
 def state() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="mpamatch-servers-"))
     yield folder
+    for name in ("postgres", "redis"):
+        drop_socket_folder(folder, name)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -22,6 +22,7 @@ from backend.commands.supervisor import Part, RestartPolicy, Supervisor, end_lef
 from backend.processes import ProcessBook, ProcessRecord, end, is_alive, load_book, marked, record_of, save_book
 from backend.servers import EmbeddedPostgres, EmbeddedRedis
 from backend.settings import Settings
+from backend.sockets import drop_socket_folder
 from mpamatch.errors import Cancelled, Conflict, Unavailable
 
 pytestmark = pytest.mark.processes
@@ -369,3 +370,5 @@ def test_a_killed_database_is_started_again_with_its_rows(servers_state: Path) -
         assert not redis.ready()
 
     asyncio.run(run())
+    for name in ("postgres", "redis"):
+        drop_socket_folder(state, name)
