@@ -7,8 +7,9 @@ from collections import OrderedDict
 from pathlib import Path
 
 from backend.store.blobs import BlobFolder
+from mpamatch.files.model_archive import unpack_model
 from mpamatch.inference import Predictor
-from mpamatch.network.weights import load_model, unpack_model
+from mpamatch.network.weights import load_model
 
 KEPT = 3
 

@@ -1,17 +1,15 @@
-"""Models on disk: a folder of ``model.safetensors`` and ``config.json``, and the same two files in one archive.
+"""Models on disk: a folder of ``model.safetensors`` and ``config.json`` (as one archive: ``files/model_archive``).
 
 No pickle anywhere. A folder or archive may come from elsewhere, so what it names is checked against what is known:
-only known encoders are built, only the two names are unpacked, and sizes are bounded before anything is read.
+only known encoders are built, and sizes are bounded before anything is read.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import shutil
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +22,12 @@ from torch import Tensor
 
 from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.recipe import Recipe
-from mpamatch.errors import BadInput, NotFound
+from mpamatch.errors import BadInput
+from mpamatch.files.model_archive import CONFIG_NAME, LIMITS_BYTES, TENSORS_NAME, find_model
 from mpamatch.network.encoders import EncoderRecord, encoder_record
 from mpamatch.network.model import Segmenter
 
-TENSORS_NAME = "model.safetensors"
-CONFIG_NAME = "config.json"
 _FORMAT = 1
-_LIMITS_BYTES = {TENSORS_NAME: 1 << 30, CONFIG_NAME: 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -149,64 +145,6 @@ def read_config(folder: Path) -> ModelConfig:
     return ModelConfig.from_json(values)
 
 
-def find_model(folder: Path) -> Path:
-    """The folder itself, or the ``model`` in it that a run left. Raises NotFound."""
-    for candidate in (folder, folder / "model"):
-        if (candidate / CONFIG_NAME).is_file() and (candidate / TENSORS_NAME).is_file():
-            return candidate
-    raise NotFound(f"model {folder}", "no such model folder", "give the folder that `mpamatch train --out` wrote")
-
-
-def pack_model(folder: Path) -> bytes:
-    """A model folder as one uncompressed tar; equal folders give equal bytes. Raises NotFound."""
-    folder = find_model(folder)
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in (CONFIG_NAME, TENSORS_NAME):
-            content = (folder / name).read_bytes()
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def unpack_model(archive_path: Path, folder: Path) -> None:
-    """Write the two known members of an archive into ``folder``. Raises BadInput for anything else in it."""
-    fresh = folder.with_name(folder.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        _unpack_members(archive_path, fresh)
-        read_config(fresh)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
-
-
-def _unpack_members(archive_path: Path, folder: Path) -> None:
-    found: set[str] = set()
-    try:
-        with tarfile.open(archive_path, mode="r:") as archive:
-            for member in archive:
-                limit = _LIMITS_BYTES.get(member.name)
-                if limit is None or not member.isreg() or member.name in found:
-                    raise BadInput(str(archive_path), f"unexpected member {member.name!r}", "give a packed model")
-                if member.size > limit:
-                    raise BadInput(str(archive_path), f"{member.name} has {member.size} bytes", f"at most {limit}")
-                source = archive.extractfile(member)
-                assert source is not None  # a regular file always has content
-                with source, (folder / member.name).open("wb") as target:
-                    shutil.copyfileobj(source, target)
-                found.add(member.name)
-    except (tarfile.TarError, EOFError) as error:
-        raise BadInput(str(archive_path), "not a packed model", "give a file that `pack_model` wrote") from error
-    if found != set(_LIMITS_BYTES):
-        missing = ", ".join(sorted(set(_LIMITS_BYTES) - found))
-        raise BadInput(str(archive_path), f"lacks {missing}", "give a packed model")
-
-
 def _known_record(values: Mapping[str, Any]) -> EncoderRecord:
     """The record by name, refused when the stored one differs: a name in a file never picks an architecture."""
     record = encoder_record(str(values["name"]))
@@ -225,8 +163,8 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _check_size(path: Path) -> None:
-    if path.stat().st_size > _LIMITS_BYTES[path.name]:
-        raise BadInput(str(path), "is too large", f"at most {_LIMITS_BYTES[path.name]} bytes")
+    if path.stat().st_size > LIMITS_BYTES[path.name]:
+        raise BadInput(str(path), "is too large", f"at most {LIMITS_BYTES[path.name]} bytes")
 
 
 def _compact(tensor: Tensor) -> Tensor:

@@ -116,7 +116,11 @@ class Stack:
 
     def last_words(self) -> str:
         """The ends of the logs, for a failing test's report."""
-        logs = [self.state / "up.log", *sorted((self.state / "logs").glob("*.log")), *self.state.glob("runs/*/train.log")]
+        logs = [
+            self.state / "up.log",
+            *sorted((self.state / "logs").glob("*.log")),
+            *self.state.glob("runs/*/train.log"),
+        ]
         return "\n".join(f"--- {log.name}\n" + "\n".join(_tail(log)) for log in logs if log.exists())
 
 

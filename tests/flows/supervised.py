@@ -1,6 +1,6 @@
 """A supervisor of tiny children as a program of its own, so that a test can kill it.
 
-    python -m tests.flows.supervised STATE NAME=CODE ...
+python -m tests.flows.supervised STATE NAME=CODE ...
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stack(drawn: Path) -> Iterator[Stack]:
     options = ["--images", str(drawn), "--classes", "background,gland"]
-    with running(options, train_profile="quick", retrain_after_tiles=AFTER, debounce_s=2, head_size=20, sweep_s=5) as up:
+    with running(
+        options, train_profile="quick", retrain_after_tiles=AFTER, debounce_s=2, head_size=20, sweep_s=5
+    ) as up:
         up.wait("the first head", lambda: _settled(up))
         yield up
 
@@ -81,7 +83,9 @@ def _label(stack: Stack, drawn: Path, ls_task_id: int) -> int:
 def _mask_of(stack: Stack, ls_annotation_id: int) -> Mask | None:
     with stack.database() as database, database.transaction() as session:
         return session.scalars(
-            select(Mask).join(Annotation, Annotation.id == Mask.annotation_id).where(Annotation.ls_annotation_id == ls_annotation_id)
+            select(Mask)
+            .join(Annotation, Annotation.id == Mask.annotation_id)
+            .where(Annotation.ls_annotation_id == ls_annotation_id)
         ).one_or_none()
 
 
@@ -101,7 +105,9 @@ def _done_runs(stack: Stack) -> int:
 
 
 @pytest.mark.browser
-def test_a_person_labels_until_a_retrain_starts_by_itself_and_the_head_follows(stack: Stack, drawn: Path, tmp_path: Path) -> None:
+def test_a_person_labels_until_a_retrain_starts_by_itself_and_the_head_follows(
+    stack: Stack, drawn: Path, tmp_path: Path
+) -> None:
     if find_chromium() is None:
         if os.environ.get("CI") == "true":
             pytest.fail("Chromium is missing: apt-get install chromium")
@@ -179,7 +185,11 @@ def test_the_run_tells_what_it_used(stack: Stack) -> None:
 
 
 def test_a_worse_candidate_is_kept_out_and_nothing_moves(stack: Stack) -> None:
-    stack.wait("the first champion", lambda: any(v.endswith("-m1") and s == "champion" for v, s in _model_rows(stack).items()), 300)
+    stack.wait(
+        "the first champion",
+        lambda: any(v.endswith("-m1") and s == "champion" for v, s in _model_rows(stack).items()),
+        300,
+    )
     stack.wait("the head", lambda: _settled(stack))
     order, shown = _order(stack), {t: [p["id"] for p in ps] for t, ps in _shown(stack).items()}
     version = _inject_untrained(stack)
@@ -202,12 +212,21 @@ def _inject_untrained(stack: Stack) -> str:
         assert latest is not None
         version = f"{project.key}-untrained"
         run = Run(
-            project_id=project.id, number=900, trigger="manual", reasons=["injected"], recipe=latest.recipe,
-            recipe_hash=latest.recipe_hash, snapshot_blob=latest.snapshot_blob, version=version, state="judging",
+            project_id=project.id,
+            number=900,
+            trigger="manual",
+            reasons=["injected"],
+            recipe=latest.recipe,
+            recipe_hash=latest.recipe_hash,
+            snapshot_blob=latest.snapshot_blob,
+            version=version,
+            state="judging",
         )
         session.add(run)
         session.flush()
-        session.add(Model(project_id=project.id, version=version, kind="trained", state="candidate", blob=blob, run_id=run.id))
+        session.add(
+            Model(project_id=project.id, version=version, kind="trained", state="candidate", blob=blob, run_id=run.id)
+        )
     return version
 
 
@@ -216,10 +235,16 @@ def test_rolling_back_and_forth_moves_what_people_see(stack: Stack) -> None:
     champion = next(v for v, s in _model_rows(stack).items() if s == "champion")
     previous = stack.cli("models", "rollback")["champion"]
     assert previous != champion
-    stack.wait("the earlier head", lambda: _settled(stack) and set(stack.client.model_versions(stack.ls_project_id)) == {previous})
+    stack.wait(
+        "the earlier head",
+        lambda: _settled(stack) and set(stack.client.model_versions(stack.ls_project_id)) == {previous},
+    )
     assert all(p["model_version"] == previous for ps in _shown(stack).values() for p in ps)
     assert stack.cli("models", "rollback", "--to", champion)["champion"] == champion
-    stack.wait("the newer head", lambda: _settled(stack) and set(stack.client.model_versions(stack.ls_project_id)) == {champion})
+    stack.wait(
+        "the newer head",
+        lambda: _settled(stack) and set(stack.client.model_versions(stack.ls_project_id)) == {champion},
+    )
     assert _order(stack)[0] == stack.client.next_task_by_action(stack.ls_project_id)["id"]
 
 

@@ -25,7 +25,7 @@ from backend.settings import inherited_environment
 from backend.store import events, models, projects, runs
 from backend.store.tables import Model, Run
 from mpamatch.errors import Conflict
-from mpamatch.network.weights import pack_model, unpack_model
+from mpamatch.files.model_archive import pack_model, unpack_model
 from workers.parts import Parts
 
 LOG = logging.getLogger("mpamatch.train")

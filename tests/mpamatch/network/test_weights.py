@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from mpamatch.errors import BadInput, NotFound
-from mpamatch.network import weights
+from mpamatch.files import model_archive
+from mpamatch.files.model_archive import pack_model, unpack_model
 from mpamatch.network.encoders import encoder_record
 from mpamatch.network.model import build_segmenter
-from mpamatch.network.weights import ModelConfig, WorkingScale, load_model, pack_model, save_model, unpack_model
+from mpamatch.network.weights import ModelConfig, WorkingScale, load_model, save_model
 from tests.mpamatch.tissue import CLASSES, quick_recipe
 
 pytestmark = pytest.mark.torch
@@ -91,7 +92,7 @@ def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
 def test_an_oversized_member_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = tmp_path / "packed"
     packed.write_bytes(pack_model(_save(tmp_path / "a")))
-    monkeypatch.setitem(weights._LIMITS_BYTES, "model.safetensors", 1000)
+    monkeypatch.setitem(model_archive.LIMITS_BYTES, "model.safetensors", 1000)
     with pytest.raises(BadInput, match="bytes"):
         unpack_model(packed, tmp_path / "b")
 
