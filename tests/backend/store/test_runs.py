@@ -18,7 +18,9 @@ LATER = NOW + timedelta(days=1000)  # later than any row that the database's own
 
 @pytest.fixture
 def made(database_url: str, tmp_path: Path) -> Installation:
-    return installation(database_url, tmp_path, train=4, audit=2, masked=True, policy=Policy(debounce_s=0, retrain_after_tiles=6))
+    return installation(
+        database_url, tmp_path, train=4, audit=2, masked=True, policy=Policy(debounce_s=0, retrain_after_tiles=6)
+    )
 
 
 def _queued(made: Installation) -> Run:
@@ -34,8 +36,17 @@ def test_a_project_has_one_open_run_whoever_asks(made: Installation) -> None:
     assert "a run is open" in decision.reasons[0]
     with pytest.raises(IntegrityError), made.database.transaction() as session:
         session.add(
-            Run(project_id=made.project_id, number=99, trigger="manual", reasons=[], recipe={}, recipe_hash="",
-                snapshot_blob=first.snapshot_blob, version="x", state="queued")
+            Run(
+                project_id=made.project_id,
+                number=99,
+                trigger="manual",
+                reasons=[],
+                recipe={},
+                recipe_hash="",
+                snapshot_blob=first.snapshot_blob,
+                version="x",
+                state="queued",
+            )
         )
 
 
