@@ -24,7 +24,9 @@ def make_celery(settings: Settings) -> Celery:
 
 def stopping() -> bool:
     """Whether this worker was told to stop: the pool lets a running job go on, so long jobs ask."""
-    return worker_state.should_stop not in (None, False) or worker_state.should_terminate not in (None, False)
+    # Celery sets the exit code here, and the one of a clean stop is 0: compare by identity, not by value.
+    flags = (worker_state.should_stop, worker_state.should_terminate)
+    return any(flag is not None and flag is not False for flag in flags)
 
 
 def add_tasks(app: Celery, settings: Settings) -> None:

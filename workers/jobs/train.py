@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from backend import child as child_shim
 from backend.clock import utc_now
+from backend.processes import tied_command
 from backend.settings import inherited_environment
 from backend.store import events, models, projects, runs
 from backend.store.tables import Model, Run
@@ -144,7 +143,7 @@ def _watch(parts: Parts, run: Run, folder: Path, stop: Callable[[], bool]) -> in
     (folder / "error.json").unlink(missing_ok=True)
     with open(folder / "train.log", "ab") as log:
         child = subprocess.Popen(
-            [*shim, "--", *command],
+            tied_command(command),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
