@@ -132,14 +132,6 @@ def _write(path: Path, text: str) -> None:
 def _watch(parts: Parts, run: Run, folder: Path, stop: Callable[[], bool]) -> int | None:
     """Run the child to its end; None when it had to be killed on the way to a stop. Raises Conflict when fenced off."""
     command = [sys.executable, "-c", "from mpamatch.cli import main; main()", "train", "--run", str(folder)]
-    shim = [
-        sys.executable,
-        str(child_shim.__file__),
-        "--parent",
-        str(os.getpid()),
-        "--signal",
-        str(int(signal.SIGKILL)),
-    ]
     (folder / "error.json").unlink(missing_ok=True)
     with open(folder / "train.log", "ab") as log:
         child = subprocess.Popen(
