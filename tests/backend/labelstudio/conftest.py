@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.label_studio_server import real_label_studio
+
+__all__ = ["real_label_studio", "recorded"]
+
 RECORDED = Path(__file__).resolve().parents[4] / "shared" / "fixtures" / "label-studio"
 
 
