@@ -1,0 +1,64 @@
+"""Every wake-up that can be sent has a job that hears it, on a queue that some worker serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from backend import wakeups
+from backend.commands import stack
+from backend.settings import Settings
+from workers.celery_app import add_tasks, make_celery
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Celery:
+    """The workers' application; it connects to nothing before its first job."""
+    state = tmp_path_factory.mktemp("state")
+    settings = Settings(
+        state=state,
+        database_url=f"postgresql+psycopg://nobody@/nothing?host={state}",
+        broker_url=f"redis+socket://{state}/nobody.sock",
+    )
+    made = make_celery(settings)
+    add_tasks(made, settings)
+    return made
+
+
+def sent_names() -> set[str]:
+    return {value for name, value in vars(wakeups).items() if name.isupper() and str(value).startswith("mpamatch.")}
+
+
+def heard_names(app: Celery) -> set[str]:
+    return {name for name in app.tasks if name.startswith("mpamatch.")}
+
+
+def test_every_wake_up_is_heard_and_every_job_can_be_woken(app: Celery) -> None:
+    assert sent_names() == heard_names(app) == set(wakeups.QUEUES)
+
+
+def test_every_queue_has_a_worker(app: Celery) -> None:
+    assert set(wakeups.QUEUES.values()) == set(stack.QUEUES)
+    assert app.conf.task_default_queue in stack.QUEUES
+
+
+def test_the_schedule_wakes_only_what_is_heard(app: Celery) -> None:
+    assert {entry["task"] for entry in app.conf.beat_schedule.values()} <= heard_names(app)
+
+
+def test_a_message_carries_ids_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sent: list[tuple[str, list[object]]] = []
+    sender = wakeups.Wakeups(f"redis+socket://{tmp_path}/nobody.sock")
+    monkeypatch.setattr(
+        sender._app, "send_task", lambda name, arguments, queue, retry: sent.append((name, arguments))
+    )
+    sender.sync(3, full=True)
+    sender.predict()
+    sender.train()
+    assert sent == [(wakeups.SYNC, [3, True]), (wakeups.PREDICT, []), (wakeups.TRAIN, [])]
+
+
+def test_a_broker_that_is_away_does_not_fail_the_sender(tmp_path: Path) -> None:
+    wakeups.Wakeups(f"redis+socket://{tmp_path}/nobody.sock").predict()
