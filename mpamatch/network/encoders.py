@@ -69,8 +69,8 @@ ENCODERS: Mapping[str, EncoderRecord] = {
         std=IMAGENET_STD,
         channels=(16, 24, 40, 112, 320),
         strides=(2, 4, 8, 16, 32),
-        bottleneck=96,
-        decoder_widths=(96, 64, 48, 32),
+        bottleneck=128,
+        decoder_widths=(96, 64, 32, 16),
         weights=_LITE0,
     ),
     "tiny": EncoderRecord(
