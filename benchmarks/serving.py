@@ -1,0 +1,227 @@
+"""The API as a real process on the embedded PostgreSQL and Redis: start, memory, webhooks, stored predictions.
+
+Webhooks arrive at a fixed rate whether or not earlier ones were answered, each on a connection of its own as Label
+Studio makes them, and count from the moment at which they were due. The database flushes every commit to the disk.
+Nothing leaves the loopback; servers and files are gone afterwards.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# Benchmarks are run as files; the repository's root is then not on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import psutil
+from sqlalchemy import func, select, text
+
+from backend.commands.ports import free_port
+from backend.commands.stack import api_part
+from backend.servers import EmbeddedPostgres, EmbeddedRedis
+from backend.settings import PREFIX, Endpoints, Settings, save_endpoints
+from backend.store.sessions import Database
+from backend.store.tables import Inbox
+from benchmarks.report import Figure, run
+from benchmarks.stored_project import StoredProject, store_project
+from migrations.run import upgrade
+
+MB = 1_000_000
+HOST = "127.0.0.1"
+FIRST_PORT = 19_190
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is asked of the API: starts, then requests of each kind, ``per_s`` of them a second."""
+
+    starts: int = 3
+    webhooks: int = 400
+    predictions: int = 200
+    healths: int = 100
+    per_s: float = 20.0
+
+
+@dataclass(frozen=True)
+class Api:
+    """One running API process."""
+
+    pid: int
+    port: int
+    ready_s: float
+
+    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
+        """One request on a connection of its own. Raises RuntimeError unless it is answered with 200."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            answer = response.read()
+            if response.status != 200:
+                raise RuntimeError(f"{method} {path} was answered with {response.status}: {answer[:300]!r}")
+            return answer
+        finally:
+            connection.close()
+
+
+def measure(load: Load = Load()) -> dict[str, Figure]:
+    """Every figure, in one run. Raises RuntimeError when a webhook was answered but is not in the database."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        del os.environ[name]  # settings of the one who measures must not reach the process that is measured
+    with ExitStack() as stack:
+        settings = stack.enter_context(_servers())
+        database = Database(settings.require_database_url())
+        stack.callback(database.close)
+        project = store_project(settings, database)
+        ready_s = []
+        for _ in range(load.starts - 1):
+            with _api(settings) as api:
+                ready_s.append(api.ready_s)
+        api = stack.enter_context(_api(settings))
+        ready_s.append(api.ready_s)
+        return {
+            "api_ready_s": Figure(statistics.median(ready_s), "s", 3.0, f"process start to /health, {len(ready_s)} x"),
+            **_requests(api, project, database, load),
+            "api_rss_mb": Figure(psutil.Process(api.pid).memory_info().rss / MB, "MB", 200.0, "after these requests"),
+            "api_torch_mapped": Figure(_mapped(api.pid, "libtorch"), "files", 0.0, "after these requests"),
+        }
+
+
+def _requests(api: Api, project: StoredProject, database: Database, load: Load) -> dict[str, Figure]:
+    health = _paced([lambda: api.ask("GET", "/health")] * load.healths, load.per_s)
+    bodies = [project.webhook(number) for number in range(load.webhooks)]
+    before = _kept(database)
+    webhook = _paced([_webhook(api, project, body) for body in bodies], load.per_s)
+    if _kept(database) - before != load.webhooks:
+        raise RuntimeError(f"{load.webhooks} webhooks were answered, {_kept(database) - before} are in the database")
+    answer = b""
+    predict = []
+    for _ in range(load.predictions):
+        began = time.perf_counter()
+        answer = api.ask("POST", f"{project.path}/predict", project.predict_body, project.basic)
+        predict.append((time.perf_counter() - began) * 1000)
+    if not json.loads(answer)["results"][0]["result"]:
+        raise RuntimeError("the stored prediction was answered empty")
+    rate = f"{load.per_s:g} a second"
+    empty = f"an empty GET /health, p95 {_percentile(health, 95):.1f} ms"
+    size = f"bodies of {statistics.mean(map(len, bodies)) / 1000:.0f} kB, {load.webhooks} at {rate}, fsync on"
+    shown = f"answers of {len(answer) / 1000:.0f} kB, {load.predictions} one after the other"
+    return {
+        "health_p95_ms": Figure(_percentile(health, 95), "ms", None, f"{load.healths} at {rate}"),
+        "webhook_p50_ms": Figure(_percentile(webhook, 50), "ms", None, size),
+        "webhook_p95_ms": Figure(_percentile(webhook, 95), "ms", 100.0, f"{size}; {empty}"),
+        "predict_p50_ms": Figure(_percentile(predict, 50), "ms", None, shown),
+        "predict_p95_ms": Figure(_percentile(predict, 95), "ms", 50.0, f"{shown}; {empty}"),
+    }
+
+
+def _webhook(api: Api, project: StoredProject, body: bytes) -> Callable[[], bytes]:
+    return lambda: api.ask("POST", f"{project.path}/webhook", body, project.secret)
+
+
+def _paced(calls: Sequence[Callable[[], object]], per_s: float) -> list[float]:
+    """Milliseconds of each call from the moment at which it was due; late answers do not hold back later calls."""
+
+    def timed(call: Callable[[], object], due: float) -> float:
+        call()
+        return (time.perf_counter() - due) * 1000
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        start = time.perf_counter() + 0.1
+        waiting = []
+        for number, call in enumerate(calls):
+            due = start + number / per_s
+            time.sleep(max(0.0, due - time.perf_counter()))
+            waiting.append(pool.submit(timed, call, due))
+        return [one.result() for one in waiting]
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    """The smallest value that ``percent`` of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
+
+
+def _kept(database: Database) -> int:
+    with database.transaction() as session:
+        return session.scalar(select(func.count()).select_from(Inbox)) or 0
+
+
+def _mapped(pid: int, name: str) -> int:
+    """How many files of that name are mapped into a process."""
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    return len({line.split()[-1] for line in maps if name in line})
+
+
+@contextmanager
+def _servers() -> Iterator[Settings]:
+    """Both servers on a state folder of their own, with every table, as `mpamatch up` leaves them."""
+    state = Path(tempfile.mkdtemp(prefix="mpamatch-serving-"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, state, ignore_errors=True)
+        postgres, redis = EmbeddedPostgres(state), EmbeddedRedis(state)
+        stack.callback(postgres.stop, postgres.start())
+        stack.callback(redis.stop, redis.start())
+        upgrade(postgres.url())
+        _check_durable(postgres.url())
+        save_endpoints(state, Endpoints(database_url=postgres.url(), broker_url=redis.url))
+        yield Settings(state=state, database_url=postgres.url(), broker_url=redis.url)
+
+
+def _check_durable(url: str) -> None:
+    database = Database(url)
+    with database.transaction() as session:
+        found = {name: session.scalar(text(f"SHOW {name}")) for name in ("fsync", "synchronous_commit")}
+    database.close()
+    if set(found.values()) != {"on"}:
+        raise RuntimeError(f"writes would not be durable: {found}")
+
+
+@contextmanager
+def _api(settings: Settings) -> Iterator[Api]:
+    """The API process, in the environment that `mpamatch up` gives it, once it answers."""
+    port = free_port(HOST, FIRST_PORT, lambda line: None, what="API")
+    part = api_part(settings, port)
+    with (settings.state / "api.log").open("ab") as log:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            part.command, env=dict(part.environment), cwd=settings.state, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        api = Api(process.pid, port, 0.0)
+        while not _answers(api):
+            if process.poll() is not None or time.perf_counter() - began > 60:
+                raise RuntimeError(f"the API did not start: {(settings.state / 'api.log').read_text()[-2000:]}")
+            time.sleep(0.01)
+        yield Api(process.pid, port, time.perf_counter() - began)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(api: Api) -> bool:
+    try:
+        api.ask("GET", "/health")
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    run(measure, __doc__)
