@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     label_studio_command: str | None = Field(
         None, description="the label-studio program; unset: .venv-label-studio beside the product, else the PATH"
     )
+    open_page_s: float = Field(
+        3600.0, ge=0, description="how long a task counts as open on somebody's page after its picture was asked for"
+    )
     label_studio_timeout_s: float = Field(60.0, gt=0, description="longest wait for one answer of Label Studio")
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where torch computes")

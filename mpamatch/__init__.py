@@ -1,1 +1,4 @@
-"""The method and the decisions: semi-supervised segmentation of tissue; knows no database or server, and importing it loads no torch."""
+"""The method and the decisions: semi-supervised segmentation of tissue; knows no database or server.
+
+Importing this loads no torch.
+"""

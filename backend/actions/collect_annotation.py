@@ -8,7 +8,7 @@ Label Studio is no withdrawal of a label.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,9 +26,18 @@ from mpamatch.files.masks import encode_raster
 
 
 def collect_task(
-    database: Database, blobs: BlobFolder, project_id: int, ls_task: dict[str, Any], *, now: datetime
+    database: Database,
+    blobs: BlobFolder,
+    project_id: int,
+    ls_task: dict[str, Any],
+    *,
+    now: datetime,
+    shown: Mapping[int, str] | None = None,
 ) -> int:
-    """Apply every annotation of a task as read from Label Studio; returns how many rows changed."""
+    """Apply every annotation of a task as read from Label Studio; returns how many rows changed.
+
+    ``shown``: by annotation, the model version that its page showed; where it is not known, the task's present one.
+    """
     with database.transaction() as session:
         task = tasks.by_ls_id(session, project_id, int(ls_task["id"]))
         if task is None:
@@ -36,7 +45,7 @@ def collect_task(
         # One reader at a time per tile, so that two deliveries of one label make one mask version.
         session.execute(select(Tile.id).where(Tile.id == task.tile_id).with_for_update())
         present = sorted(ls_task.get("annotations") or [], key=lambda a: (a["updated_at"], a["id"]))
-        changed = sum(_apply(session, blobs, project_id, task, a, now=now) for a in present)
+        changed = sum(_apply(session, blobs, project_id, task, a, shown or {}, now=now) for a in present)
         changed += _withdraw_missing(session, project_id, task, {int(a["id"]) for a in present}, now=now)
         if changed:
             _close(session, projects.get(session, project_id), task)
@@ -44,7 +53,14 @@ def collect_task(
 
 
 def _apply(
-    session: Session, blobs: BlobFolder, project_id: int, task: Task, read: dict[str, Any], *, now: datetime
+    session: Session,
+    blobs: BlobFolder,
+    project_id: int,
+    task: Task,
+    read: dict[str, Any],
+    shown: Mapping[int, str],
+    *,
+    now: datetime,
 ) -> int:
     updated_at = datetime.fromisoformat(read["updated_at"])
     row = session.scalars(
@@ -56,13 +72,12 @@ def _apply(
         row = Annotation(project_id=project_id, ls_annotation_id=int(read["id"]))
         session.add(row)
     result = read.get("result") or []
-    shown = read.get("prediction") or {}
     row.tile_id = task.tile_id
     row.ls_task_id = task.ls_task_id
     row.result_blob = blobs.put(json.dumps(result, sort_keys=True).encode())
     row.annotator = _person(read.get("completed_by"))
     row.lead_time_s = read.get("lead_time")
-    row.shown_version = shown.get("model_version") or task.model_version
+    row.shown_version = shown.get(int(read["id"]), task.model_version)
     row.updated_at = updated_at
     row.problem = None
     row.state = "skipped" if read.get("was_cancelled") else "present"

@@ -49,7 +49,8 @@ _DUE = text(
     WHERE NOT EXISTS (SELECT 1 FROM prediction q WHERE q.tile_id = t.id AND q.model_id = d.model_id)
       AND (t.lease_until IS NULL OR t.lease_until < :now)
     ORDER BY t.wanted_at DESC NULLS LAST,
-             CASE WHEN EXISTS (SELECT 1 FROM task k WHERE k.tile_id = t.id AND k.state = 'live') THEN 0 ELSE d.urgency END,
+             CASE WHEN EXISTS (SELECT 1 FROM task k WHERE k.tile_id = t.id AND k.state = 'live')
+                  THEN 0 ELSE d.urgency END,
              d.model_id, t.id
     LIMIT :limit
     FOR UPDATE OF t SKIP LOCKED

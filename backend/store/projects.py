@@ -23,7 +23,7 @@ def slug(title: str) -> str:
 def create(
     session: Session, *, title: str, classes: ClassSet, policy: Policy, seed: int, label_type: str = "brush"
 ) -> Project:
-    """A project with its blank champion, so that something serves from the first minute. Raises BadInput or Conflict."""
+    """A project with its blank champion, so that something serves at once. Raises BadInput or Conflict."""
     if len(title.strip()) < 3:
         raise BadInput("project title", "is shorter than three characters", "Label Studio asks for three or more")
     key = slug(title)

@@ -114,7 +114,7 @@ class Image(Base):
 
 
 class Tile(Base):
-    """A fixed square of an image: the unit a person labels. ``png_blob``: its rendition, one to one with mask pixels."""
+    """A fixed square of an image: the unit a person labels. ``png_blob``: its picture, one to one with mask pixels."""
 
     __tablename__ = "tile"
     __table_args__ = (
@@ -252,6 +252,7 @@ class Task(Base):
     score_sent: Mapped[float | None]
     why: Mapped[str | None]
     url_expires_at: Mapped[datetime | None]
+    opened_at: Mapped[datetime | None]
     published_at: Mapped[datetime] = mapped_column(server_default=func.now())
     refreshed_at: Mapped[datetime | None]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from backend.store.tables import Task
@@ -31,3 +32,20 @@ def by_ls_id(session: Session, project_id: int, ls_task_id: int) -> Task | None:
 
 def of_tile(session: Session, tile_id: int) -> Task | None:
     return session.scalars(select(Task).where(Task.tile_id == tile_id, Task.state != "gone")).one_or_none()
+
+
+# A page asks for its picture several times; noting each of them would only cost writes.
+_NOTE_AGAIN = timedelta(seconds=30)
+
+
+def note_opened(session: Session, tile_id: int, *, now: datetime) -> None:
+    """Remember that somebody's page shows this tile: Label Studio's locks cannot be read, its pictures come from us."""
+    session.execute(
+        update(Task)
+        .where(
+            Task.tile_id == tile_id,
+            Task.state == "live",
+            or_(Task.opened_at.is_(None), Task.opened_at < now - _NOTE_AGAIN),
+        )
+        .values(opened_at=now)
+    )

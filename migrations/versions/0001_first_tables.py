@@ -271,6 +271,7 @@ def upgrade() -> None:
         sa.Column("score_sent", sa.Double(), nullable=True),
         sa.Column("why", sa.Text(), nullable=True),
         sa.Column("url_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("opened_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("published_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("refreshed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("id", sa.BigInteger(), nullable=False),

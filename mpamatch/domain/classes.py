@@ -15,7 +15,7 @@ from mpamatch.errors import BadInput
 IGNORE = 255
 MAX_CLASSES = 64
 
-_COLOURS = ("#9e9e9e", "#d62728", "#2ca02c", "#1f77b4", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#8c564b", "#bcbd22")
+_COLOURS = ("#9e9e9e", "#d62728", "#2ca02c", "#1f77b4", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#8c564b")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ClassSet:
         if len({n.casefold() for n in names}) != len(names):
             raise BadInput("classes", "two classes share a name", "give each class its own name")
         if any(not n.strip() or n != n.strip() or len(n) > 80 for n in names):
-            raise BadInput("classes", "a name is empty, padded with spaces or over 80 characters", "use short plain names")
+            raise BadInput("classes", "a name is empty, padded or over 80 characters", "use short plain names")
         if [c.id for c in self.classes] != list(range(len(names))):
             raise BadInput("classes", "ids are not 0, 1, 2, ...", "number classes from 0 (background) without gaps")
 

@@ -32,7 +32,7 @@ STRIDE_PX = 32
 # Steps cold and warm, crop, further reduction, flips averaged by the teacher.
 _PROFILES: Mapping[str, Mapping[str, Any]] = {
     # A look at whether the loop turns, in seconds; too short for figures.
-    "quick": {"steps_cold": 60, "steps_warm": 40, "crop_px": 96, "further_reduction": 1.0, "checkpoint_every": 10},
+    "quick": {"steps_cold": 100, "steps_warm": 50, "crop_px": 96, "further_reduction": 1.0, "checkpoint_every": 10},
     "demo": {"steps_cold": 300, "steps_warm": 120, "crop_px": 128, "further_reduction": 1.0, "teacher_flips": 1},
     "small": {"steps_cold": 600, "steps_warm": 200, "crop_px": 96, "further_reduction": 2.0, "teacher_flips": 4},
     "medium": {"steps_cold": 3000, "steps_warm": 600, "crop_px": 128, "further_reduction": 1.0, "teacher_flips": 4},

@@ -49,6 +49,15 @@ def _pass(parts: Parts, project_id: int, *, full: bool) -> bool:
     with parts.database.transaction() as session:
         project = projects.get(session, project_id)
     client = parts.client(project)
+    try:
+        return _stages(parts, client, project, full=full)
+    finally:
+        if client is not None:
+            client.close()
+
+
+def _stages(parts: Parts, client: LabelStudioClient | None, project: Project, *, full: bool) -> bool:
+    project_id = project.id
     moved = False
     if client is not None:
         try:
@@ -94,8 +103,9 @@ def _apply(parts: Parts, client: LabelStudioClient, project: Project, delivery: 
     problem: str | None = None
     changed = 0
     try:
+        told = _shown_when_sent(delivery.payload)
         for ls_task_id in sorted(_tasks_named(parts, project.id, delivery.payload)):
-            changed += _read_task(parts, client, project, ls_task_id)
+            changed += _read_task(parts, client, project, ls_task_id, told)
     except Unavailable:
         raise
     except MpamatchError as error:
@@ -128,7 +138,35 @@ def _dicts(value: Any) -> Iterable[dict[str, Any]]:
     return [item for item in items if isinstance(item, dict)]
 
 
-def _read_task(parts: Parts, client: LabelStudioClient, project: Project, ls_task_id: int) -> int:
+def _shown_when_sent(payload: dict[str, Any]) -> dict[int, str]:
+    """By annotation: the version of the prediction that its page showed; only deliveries tell it after a deletion."""
+    told = {}
+    for annotation in _dicts(payload.get("annotation")):
+        shown = annotation.get("prediction")
+        if isinstance(shown, dict) and isinstance(shown.get("model_version"), str):
+            told[int(annotation["id"])] = str(shown["model_version"])
+    return told
+
+
+def _shown(client: LabelStudioClient, ls_task: dict[str, Any], told: dict[int, str]) -> dict[int, str]:
+    """The same for every annotation of a task as far as it can be known: the prediction that it names, while it is."""
+    shown = {}
+    for annotation in ls_task.get("annotations") or []:
+        number, named = int(annotation["id"]), annotation.get("parent_prediction")
+        held = {int(p["id"]): p.get("model_version") for p in ls_task.get("predictions") or []}
+        version = held.get(int(named)) if isinstance(named, int) else None
+        if version is None and isinstance(named, int):
+            try:
+                version = client.prediction(named).get("model_version")
+            except NotFound:
+                version = None
+        version = version or told.get(number)
+        if version is not None:
+            shown[number] = version
+    return shown
+
+
+def _read_task(parts: Parts, client: LabelStudioClient, project: Project, ls_task_id: int, told: dict[int, str]) -> int:
     try:
         ls_task = client.task(ls_task_id)
     except NotFound:
@@ -136,17 +174,22 @@ def _read_task(parts: Parts, client: LabelStudioClient, project: Project, ls_tas
         return 1
     if int(ls_task.get("project", -1)) != project.ls_project_id:
         return 0
-    return _collect(parts, client, project, [ls_task])
+    return _collect(parts, client, project, [ls_task], told)
 
 
-def _collect(parts: Parts, client: LabelStudioClient, project: Project, ls_tasks: list[dict[str, Any]]) -> int:
+def _collect(
+    parts: Parts, client: LabelStudioClient, project: Project, ls_tasks: list[dict[str, Any]], told: dict[int, str]
+) -> int:
     now = utc_now()
     foreign = [t for t in ls_tasks if not (t.get("data") or {}).get("tile_id")]
     for problem in take_in_uploads(parts.database, parts.blobs, client, project.id, foreign, now=now):
         LOG.warning("project=%s %s", project.id, problem)
     if foreign:
         parts.wakeups.predict()
-    return sum(collect_task(parts.database, parts.blobs, project.id, t, now=now) for t in ls_tasks)
+    return sum(
+        collect_task(parts.database, parts.blobs, project.id, t, now=now, shown=_shown(client, t, told))
+        for t in ls_tasks
+    )
 
 
 def _poll(parts: Parts, client: LabelStudioClient, project: Project) -> int:
@@ -157,7 +200,7 @@ def _poll(parts: Parts, client: LabelStudioClient, project: Project) -> int:
     changed, newest = 0, cursor
     assert project.ls_project_id is not None
     for ls_task in client.tasks(project.ls_project_id, changed_since=since):
-        changed += _collect(parts, client, project, [ls_task])
+        changed += _collect(parts, client, project, [ls_task], {})
         updated_at = datetime.fromisoformat(ls_task["updated_at"])
         newest = updated_at if newest is None else max(newest, updated_at)
     if newest != cursor:
@@ -192,7 +235,14 @@ def _head_is_due(parts: Parts, project_id: int) -> bool:
 
 
 def _head_out(parts: Parts, client: LabelStudioClient, project_id: int) -> bool:
-    head = HeadReconciler(parts.database, parts.blobs, parts.keys, client, parts.settings.api_address)
+    head = HeadReconciler(
+        parts.database,
+        parts.blobs,
+        parts.keys,
+        client,
+        parts.settings.api_address,
+        open_page_s=parts.settings.open_page_s,
+    )
     report = head.reconcile(project_id, now=utc_now())
     if report.changed:
         LOG.info(
