@@ -34,6 +34,11 @@ class Predictor:
         self._batch = batch
         self._device = next(loaded.module.parameters()).device
 
+    @property
+    def reduction(self) -> float:
+        """The factor by which images shrink before the network, where their scale in micrometres is not known."""
+        return self._config.scale.reduction
+
     def predict(self, image: Image, *, um_per_px: float | None = None) -> Probabilities:
         """Class probabilities float32 (C, H, W), summing to 1 at each pixel, at the image's own size.
 

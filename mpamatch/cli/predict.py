@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpamatch.cli.lifetime import use_threads
-from mpamatch.errors import MpamatchError
+from mpamatch.errors import BadInput, MpamatchError
 
 if TYPE_CHECKING:
     from mpamatch.domain.classes import ClassSet
     from mpamatch.domain.regions import Region
 
+_RIM_PX = 3.0
 _FOLDER = {"file_okay": False, "exists": True}
 
 
@@ -44,6 +45,8 @@ def predict(
     predictor, classes = Predictor(loaded), loaded.config.classes
     threshold = loaded.config.recipe.tau if tau is None else tau
     scan = scan_folder(images)
+    if not scan.items:
+        raise BadInput(str(images), "holds no image", "check the path")
     problems = list(scan.problems)
     features: list[dict[str, Any]] = []
     done = 0
@@ -62,7 +65,7 @@ def predict(
     (out / "regions.geojson").write_text(json.dumps(collection) + "\n", encoding="utf-8")
     result = {"images": done, "regions": len(features), "out": str(out), "problems": problems}
     print(json.dumps(result) if as_json else f"{done} images, {len(features)} regions below {threshold} in {out}")
-    if done < len(scan.items) or not done:
+    if done < len(scan.items):
         raise typer.Exit(1)
 
 
@@ -86,7 +89,9 @@ def _predict_one(
         target = out / kind / name.with_name(name.name + ".png" if name.suffix.lower() != ".png" else name.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    return [_feature(region, name, classes) for region in find_regions(shares, tau)]
+    # The band of doubt along a boundary is as wide as the model's own pixels.
+    found = find_regions(shares, tau, rim_px=_RIM_PX * predictor.reduction)
+    return [_feature(region, name, classes) for region in found]
 
 
 def _feature(region: Region, name: Path, classes: ClassSet) -> dict[str, Any]:
