@@ -171,7 +171,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("non_finite_window", 1, 10_000), ("ema_decay", 0, 0.99999), ("tau", 0, 1), ("strong_views", 1, 2),
     ("beta", 0, 100), ("gamma", 0, 100), ("ramp_start", 0, 1), ("ramp_end", 0, 1), ("scale_min", 0.1, 10),
     ("scale_max", 0.1, 10), ("cutmix_p", 0, 1), ("cutmix_area_min", 0.001, 1), ("cutmix_area_max", 0.001, 1),
-    ("cutmix_aspect_min", 0.05, 1), ("holdout_share", 0, 0.5), ("temperature_max", 1, 100), ("temperature_prior_units", 0, 1e6), ("teacher_flips", 1, 4),
+    ("cutmix_aspect_min", 0.05, 1), ("holdout_share", 0, 0.5), ("temperature_max", 1, 100),
+    ("temperature_prior_units", 0, 1e6), ("teacher_flips", 1, 4),
 )  # fmt: skip
 _ORDERED = (
     ("ramp_start", "ramp_end"),
