@@ -58,7 +58,9 @@ def _queue_run(session: Session, blobs: BlobFolder, project: Project, decision: 
     champion = projects.champion(session, project)
     current = masks.current(session, project.id)
     supervised = {m.tile_id: m for m in current if m.split == "train"}
-    reviewed = masks.labelled_tile_ids(session, project.id)
+    # A partly reviewed tile is in both streams; one where a person could not tell is left out of both.
+    partly = {m.tile_id for m in current if m.reviewed_share < 1}
+    reviewed = masks.labelled_tile_ids(session, project.id) - partly
     snapshot = {
         "labelled": [
             {

@@ -25,6 +25,7 @@ class CurrentMask:
     split: str
     first_run_id: int | None
     created_at: datetime
+    reviewed_share: float
 
 
 def append(
@@ -87,6 +88,7 @@ def current(session: Session, project_id: int) -> Sequence[CurrentMask]:
             Image.split,
             Mask.first_run_id,
             Mask.created_at,
+            Mask.reviewed_share,
         )
         .join(newest, (newest.c.tile_id == Mask.tile_id) & (newest.c.version == Mask.version))
         .join(Tile, Tile.id == Mask.tile_id)

@@ -128,8 +128,8 @@ def test_a_person_labels_until_a_retrain_starts_by_itself_and_the_head_follows(
         browser.open_label_stream(stack.ls_project_id)
         for expected in before[:3]:
             assert browser.current_task_id() == expected
-            browser.choose("only the boxes")
             browser.draw_brush_stroke("gland", _inside_a_gland(_truth(stack, drawn, expected)))
+            browser.choose("only the boxes")
             answer = browser.submit()
             mask = stack.wait("the drawn mask", lambda a=answer: _mask_of(stack, int(a["id"])), 30)
             _check_drawn(stack, answer, mask)

@@ -24,6 +24,7 @@ BATCH = 4
 TELL_EVERY_S = 3.0
 # The segmenters' heads answer on every second pixel; outlining finer would cost time and show nothing more.
 GRID = 2
+RIM_PX = 3.0
 
 
 def predict_due(parts: Parts, models: LoadedModels, *, stop: Callable[[], bool]) -> int:
@@ -61,10 +62,13 @@ def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
         class_map, confidence, regions = _blank(tile, class_count)
     else:
         image = read_image(parts.blobs.get(job.png_blob))
-        probabilities = models.predictor(job.model_blob).predict(image)
+        predictor = models.predictor(job.model_blob)
+        probabilities = predictor.predict(image)
         class_map = probabilities.argmax(axis=0).astype(np.uint8)
         confidence = probabilities.max(axis=0)
-        regions = find_regions(probabilities[:, ::GRID, ::GRID], tau, scale=float(GRID))
+        # A boundary is as wide as the model sees it: its rim is measured at the model's own scale.
+        rim_px = RIM_PX * predictor.reduction
+        regions = find_regions(probabilities[:, ::GRID, ::GRID], tau, scale=float(GRID), rim_px=rim_px)
     keep_prediction(
         parts.database,
         parts.blobs,

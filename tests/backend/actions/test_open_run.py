@@ -1,0 +1,87 @@
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.actions.open_run import open_run
+from backend.store import masks, projects
+from mpamatch.domain.policy import Policy
+from mpamatch.files.masks import encode_raster
+from tests.builders import Installation, disc, installation
+
+pytestmark = pytest.mark.database
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def made(database_url: str, tmp_path: Path) -> Installation:
+    return installation(database_url, tmp_path, train=6, audit=3, policy=Policy(debounce_s=0, retrain_after_tiles=2))
+
+
+def _mask(made: Installation, tile_id: int, mask: np.ndarray) -> None:
+    with made.database.transaction() as session:
+        masks.append(
+            session,
+            tile_id=tile_id,
+            origin="annotated",
+            blob=made.blobs.put(encode_raster(mask)),
+            reviewed_share=float((mask != 255).mean()),
+        )
+
+
+def _snapshot(made: Installation) -> dict[str, Any]:
+    run, decision = open_run(made.database, made.blobs, made.project_id, now=LATER)
+    assert run is not None, decision.reasons
+    return dict(json.loads(made.blobs.get(run.snapshot_blob)))
+
+
+def test_a_snapshot_holds_train_labels_and_the_pool_and_nothing_of_the_audit_split(made: Installation) -> None:
+    train, audit = made.tiles("train"), made.tiles("audit")
+    for tile in [*train[:2], audit[0]]:
+        _mask(made, tile.id, disc())
+    snapshot = _snapshot(made)
+    assert [row["tile"] for row in snapshot["labelled"]] == [t.id for t in train[:2]]
+    assert [row["tile"] for row in snapshot["pool"]] == [t.id for t in train[2:]]
+
+
+def test_a_partly_reviewed_tile_is_in_both_streams_and_an_abstention_in_none(made: Installation) -> None:
+    whole, partly, unsure = made.tiles("train")[:3]
+    part = disc()
+    part[:32] = 255
+    _mask(made, whole.id, disc())
+    _mask(made, partly.id, part)
+    _mask(made, unsure.id, np.full((64, 64), 255, np.uint8))
+    snapshot = _snapshot(made)
+    labelled = {row["tile"] for row in snapshot["labelled"]}
+    pool = {row["tile"] for row in snapshot["pool"]}
+    assert labelled == {whole.id, partly.id}
+    assert partly.id in pool
+    assert not {whole.id, unsure.id} & pool
+
+
+def test_only_the_newest_mask_of_a_tile_trains(made: Installation) -> None:
+    first, second = made.tiles("train")[:2]
+    _mask(made, first.id, disc(x=20))
+    _mask(made, first.id, disc(x=40))
+    _mask(made, second.id, disc())
+    rows = {row["tile"]: row for row in _snapshot(made)["labelled"]}
+    assert rows[first.id]["version"] == 2
+
+
+def test_too_few_changes_open_nothing_and_say_how_many_are_needed(made: Installation) -> None:
+    _mask(made, made.tiles("train")[0].id, disc())
+    run, decision = open_run(made.database, made.blobs, made.project_id, now=LATER)
+    assert run is None
+    assert "needed" in decision.reasons[0] or "start one" in decision.reasons[0]
+
+
+def test_a_trained_champion_is_where_the_next_run_starts(made: Installation) -> None:
+    with made.database.transaction() as session:
+        champion = projects.champion(session, projects.get(session, made.project_id))
+        champion.blob = made.blobs.put(b"weights")
+    for tile in made.tiles("train")[:2]:
+        _mask(made, tile.id, disc())
+    assert _snapshot(made)["start_model"] == champion.id
