@@ -45,13 +45,17 @@ FIRST_PORT = 19_190
 
 @dataclass(frozen=True)
 class Load:
-    """How much is asked of the API: starts, then requests of each kind, ``per_s`` of them a second."""
+    """How much is asked of the API: starts, then requests of each kind, ``per_s`` of them a second.
+
+    Before and after the webhooks nothing is asked for ``pause_s``, to see what else keeps the machine busy.
+    """
 
     starts: int = 3
     webhooks: int = 400
     predictions: int = 200
     healths: int = 100
     per_s: float = 20.0
+    pause_s: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,9 @@ def _requests(api: Api, project: StoredProject, database: Database, load: Load) 
     health = _paced([lambda: api.ask("GET", "/health")] * load.healths, load.per_s)
     bodies = [project.webhook(number) for number in range(load.webhooks)]
     before = _kept(database)
+    others = [_busy_cores(load.pause_s)]
     webhook = _paced([_webhook(api, project, body) for body in bodies], load.per_s)
+    others.append(_busy_cores(load.pause_s))
     if _kept(database) - before != load.webhooks:
         raise RuntimeError(f"{load.webhooks} webhooks were answered, {_kept(database) - before} are in the database")
     answer = b""
@@ -119,6 +125,7 @@ def _requests(api: Api, project: StoredProject, database: Database, load: Load) 
     size = f"bodies of {statistics.mean(map(len, bodies)) / 1000:.0f} kB, {load.webhooks} at {rate}, fsync on"
     shown = f"answers of {len(answer) / 1000:.0f} kB, {load.predictions} one after the other"
     return {
+        "others_busy_cores": Figure(statistics.mean(others), "cores", None, "other work, just before and after"),
         "health_p95_ms": Figure(_percentile(health, 95), "ms", None, f"{load.healths} at {rate}"),
         "webhook_p50_ms": Figure(_percentile(webhook, 50), "ms", None, size),
         "webhook_p95_ms": Figure(_percentile(webhook, 95), "ms", 100.0, f"{size}; {empty}"),
@@ -152,6 +159,11 @@ def _percentile(values: Sequence[float], percent: int) -> float:
     """The smallest value that ``percent`` of all do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
+
+
+def _busy_cores(pause_s: float) -> float:
+    """How many cores are busy while this program waits."""
+    return float(psutil.cpu_percent(interval=pause_s)) / 100 * (psutil.cpu_count() or 1)
 
 
 def _kept(database: Database) -> int:

@@ -51,9 +51,7 @@ def test_the_schedule_wakes_only_what_is_heard(app: Celery) -> None:
 def test_a_message_carries_ids_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sent: list[tuple[str, list[object]]] = []
     sender = wakeups.Wakeups(f"redis+socket://{tmp_path}/nobody.sock")
-    monkeypatch.setattr(
-        sender._app, "send_task", lambda name, arguments, queue, retry: sent.append((name, arguments))
-    )
+    monkeypatch.setattr(sender._app, "send_task", lambda name, arguments, queue, retry: sent.append((name, arguments)))
     sender.sync(3, full=True)
     sender.predict()
     sender.train()
