@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="threads of each torch process; unset: cores shared out")
     sweep_s: float = Field(15.0, gt=0, description="seconds between two looks at what is due")
     lease_s: float = Field(60.0, gt=0, description="a worker's claim on a row ends this long after its last sign")
-    heartbeat_s: float = Field(10.0, gt=0, description="seconds between two signs of life of a running job")
+    heartbeat_s: float = Field(2.0, gt=0, description="seconds between two signs of life of a running job")
     job_attempts: int = Field(3, ge=1, description="a job that ended its worker this often is given up")
     worker_grace_s: float = Field(16.0, ge=0, description="time a worker has to stop cleanly before it is ended")
 

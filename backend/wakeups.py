@@ -53,6 +53,14 @@ class Wakeups:
         self._app = Celery("mpamatch", set_as_current=False)
         self._app.conf.update(celery_options(broker_url, sweep_s=15))
 
+    def warm(self) -> None:
+        """Connect now, so that the first wake-up of a process does not pay for it; no broker is no error."""
+        try:
+            with self._app.producer_or_acquire() as producer:
+                producer.connection.ensure_connection(max_retries=1, timeout=2)
+        except (OperationalError, OSError) as error:
+            LOG.warning("broker not reached (%s); the sweep will send", type(error).__name__)
+
     def sync(self, project_id: int, *, full: bool = False) -> None:
         """Look at one project's inbox, queue and runs; ``full`` also reads Label Studio for what no webhook told."""
         self._send(SYNC, [project_id, full])

@@ -1,6 +1,6 @@
 """Bring a database to the newest schema, from code: `upgrade(url)`.
 
-An advisory lock lets two starters race safely; lock and statement time limits keep a migration from freezing the system.
+An advisory lock lets two starters race safely; time limits keep a migration from freezing the system.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from backend.store.blobs import BlobFolder
 from backend.store.sessions import Database
 from backend.store.tables import Annotation, Project, Task, Tile
 from mpamatch.errors import BadInput
-from mpamatch.files.masks import encode_raster
+from mpamatch.files.rasters import encode_raster
 
 
 def collect_task(

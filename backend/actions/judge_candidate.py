@@ -16,7 +16,7 @@ from backend.store.sessions import Database
 from backend.store.tables import Model, Project, Run
 from mpamatch.domain.gate import TileScore, Verdict, judge
 from mpamatch.domain.metrics import confusion, mean_dice
-from mpamatch.files.masks import decode_raster
+from mpamatch.files.rasters import decode_raster
 
 
 def judge_candidate(database: Database, blobs: BlobFolder, run_id: int, *, now: datetime) -> Verdict | None:

@@ -8,7 +8,7 @@ from backend.store import predictions
 from backend.store.blobs import BlobFolder
 from backend.store.sessions import Database
 from mpamatch.domain.regions import Region
-from mpamatch.files.masks import encode_raster
+from mpamatch.files.rasters import encode_raster
 
 
 def keep_prediction(

@@ -20,7 +20,7 @@ from backend.store.tables import Image, Project, Tile
 from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.metrics import confusion, mean_dice
 from mpamatch.errors import NotFound
-from mpamatch.files.masks import decode_raster
+from mpamatch.files.rasters import decode_raster
 
 LEAD_TIME_S = 12.0
 

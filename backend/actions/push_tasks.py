@@ -84,6 +84,7 @@ class HeadReconciler:
         public_url: str,
         *,
         open_page_s: float,
+        link_life: timedelta,
     ) -> None:
         self.database = database
         self.blobs = blobs
@@ -91,6 +92,7 @@ class HeadReconciler:
         self.client = client
         self.public_url = public_url
         self.open_page = timedelta(seconds=open_page_s)
+        self.link_life = link_life
 
     def reconcile(self, project_id: int, *, now: datetime) -> PushReport:
         """Roll out a new champion if its head is complete, then mend tasks, scores, reasons and links."""
@@ -173,7 +175,7 @@ class HeadReconciler:
         return True
 
     def _in_use(self, scene: Scene, row: Task) -> bool:
-        """Whether a page may show it: a draft, or its picture asked for lately. Uploads' pictures do not come from us."""
+        """Whether a page may show it: a draft, or its picture asked for lately. Uploads' pictures are not ours."""
         if scene.there[row.ls_task_id].get("draft_exists"):
             return True
         seen_at = row.opened_at or (row.refreshed_at if row.origin == "uploaded" else None)
@@ -282,7 +284,7 @@ class HeadReconciler:
             fresh.score_sent = score
 
     def _add(self, project_id: int, scene: Scene, places: Sequence[tuple[Wanted, float]], report: PushReport) -> None:
-        expires_at = scene.now + show_tile.LINK_LIFE
+        expires_at = scene.now + self.link_life
         for chunk in _chunks(places, CHUNK):
             results = self._results(project_id, scene.version, [w.tile_id for w, _ in chunk])
             ready = [(w, score) for w, score in chunk if w.tile_id in results]
@@ -321,12 +323,13 @@ class HeadReconciler:
     def _refresh_data(self, row: Task, scene: Scene) -> None:
         """The words above the picture and its link, when they changed, the link grows old, or we moved."""
         wanted, data = scene.wanted[row.tile_id], scene.there[row.ls_task_id]["data"]
-        old = row.url_expires_at is None or row.url_expires_at - scene.now < show_tile.LINK_RENEW
+        left = None if row.url_expires_at is None else row.url_expires_at - scene.now
+        old = left is None or left < self.link_life * show_tile.LINK_RENEW_SHARE
         moved = not str(data.get("image", "")).startswith(f"{self.public_url}/")
         renew = row.origin == "head" and (old or moved)
         if row.why == wanted.why and not renew:
             return
-        expires_at = scene.now + show_tile.LINK_LIFE
+        expires_at = scene.now + self.link_life
         fresh_data = self._data(wanted, expires_at) if row.origin == "head" else {**data, "why": wanted.why}
         self.client.update_task_data(row.ls_task_id, fresh_data)
         with self.database.transaction() as session:

@@ -22,7 +22,8 @@ from mpamatch.domain.splits import assign_splits
 from mpamatch.domain.tiling import Box, tile_boxes, tissue_share
 from mpamatch.errors import BadInput, MpamatchError
 from mpamatch.files.images import encode_png, read_image
-from mpamatch.files.masks import encode_raster, read_mask
+from mpamatch.files.masks import read_mask
+from mpamatch.files.rasters import encode_raster
 
 MIN_TISSUE_SHARE = 0.1
 

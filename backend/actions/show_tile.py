@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -16,10 +16,10 @@ from backend.store.secrets import KeyRing
 from backend.store.tables import Image, Model, Prediction, Project, QueueEntry, Region, Tile
 from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.tiling import Box
-from mpamatch.files.masks import decode_raster
+from mpamatch.files.rasters import decode_raster
 
-LINK_LIFE = timedelta(days=7)
-LINK_RENEW = timedelta(days=1)
+# A link is renewed when a seventh of its life is left.
+LINK_RENEW_SHARE = 1 / 7
 MAX_BOXES = 6
 
 

@@ -14,6 +14,8 @@ from typing import Any, Final, NoReturn
 
 from mpamatch.errors import BadInput
 
+MAX_NUMBERS = 64
+MAX_TEXT = 4000
 MAX_BODY_BYTES: Final = 16 << 20
 MAX_DEPTH: Final = 40
 START_TRAINING: Final = "START_TRAINING"
@@ -86,14 +88,18 @@ def parse_webhook(body: bytes | Mapping[str, Any], *, delivery: str = "") -> Web
 def redact(body: Any) -> Any:
     """A copy that may be kept: secrets and names of people are None, text is storable (no NUL, no lone surrogates).
 
-    Long lists of numbers are shared, not copied; nothing is modified.
+    Pixels are left out: a long list of numbers or text is replaced by its length. A webhook is a hint, the label itself
+    is read from Label Studio. Nothing is modified.
     """
     if isinstance(body, Mapping):
         return {_storable(str(k)): None if str(k).lower() in _SECRET_KEYS else redact(v) for k, v in body.items()}
     if isinstance(body, list):
-        plain = body and isinstance(body[0], int) and all(type(v) is int for v in body)
-        return body if plain else [redact(v) for v in body]
-    return _storable(body) if isinstance(body, str) else body
+        if len(body) > MAX_NUMBERS and all(type(v) is int for v in body):
+            return f"{len(body)} numbers"
+        return [redact(v) for v in body]
+    if isinstance(body, str):
+        return _storable(body) if len(body) <= MAX_TEXT else f"text of {len(body)} characters"
+    return body
 
 
 def _objects(value: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:

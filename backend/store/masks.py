@@ -96,7 +96,7 @@ def current(session: Session, project_id: int) -> Sequence[CurrentMask]:
         .where(Tile.project_id == project_id, Tile.state == "ready", Mask.reviewed_share > 0)
         .order_by(Mask.tile_id)
     )
-    return [CurrentMask(*row) for row in rows]
+    return [CurrentMask(*values) for values in map(tuple, rows)]
 
 
 def labelled_tile_ids(session: Session, project_id: int) -> frozenset[int]:

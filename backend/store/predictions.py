@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backend.store.tables import Model, Prediction, Region, Task, Tile
-from mpamatch.domain.regions import Region as FoundRegion
+
+if TYPE_CHECKING:  # the API stores and reads predictions, and needs none of what finds regions
+    from mpamatch.domain.regions import Region as FoundRegion
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def _predict_one(
 
     from mpamatch.domain.regions import find_regions
     from mpamatch.files.images import read_image
-    from mpamatch.files.masks import encode_raster, write_mask
+    from mpamatch.files.masks import write_mask
+    from mpamatch.files.rasters import encode_raster
 
     shares = predictor.predict(read_image(path))
     class_map = shares.argmax(axis=0).astype(np.uint8)

@@ -134,7 +134,7 @@ def _write_run(
     """Make ``out`` a run folder: masks as class ids, and run.json. The same command again finds its own run."""
     from mpamatch.cli.sources import choose_labelled
     from mpamatch.errors import Conflict
-    from mpamatch.files.masks import encode_raster
+    from mpamatch.files.rasters import encode_raster
     from mpamatch.training.batches import Sample
     from mpamatch.training.run_spec import RUN_NAME, RunSpec
 

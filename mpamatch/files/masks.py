@@ -1,4 +1,4 @@
-"""Mask files to class ids and back, and the lossless 8-bit rasters that the system keeps.
+"""Mask files to class ids and back.
 
 Knows no project and no class name. Colours are never class ids: of an indexed PNG the indices count.
 """
@@ -17,7 +17,8 @@ from rasterio.enums import ColorInterp
 
 from mpamatch.domain.classes import IGNORE
 from mpamatch.errors import BadInput
-from mpamatch.files.images import DEFAULT_BUDGET_PX, UInt8Array, open_raster
+from mpamatch.files.images import DEFAULT_BUDGET_PX, open_raster
+from mpamatch.files.rasters import UInt8Array, checked
 
 _REMEDY_VALUES = "store class ids (0, 1, ...), 255 for no supervision; for instances or 0/255 say --foreground"
 
@@ -82,32 +83,8 @@ def write_mask(mask: UInt8Array, colours: Sequence[str] = ()) -> bytes:
     palette = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(256, 3)
     for index, colour in enumerate(colours):
         palette[index] = list(bytes.fromhex(colour.removeprefix("#")))
-    indexed = Image.fromarray(_checked(mask)).copy()
+    indexed = Image.fromarray(checked(mask)).copy()
     indexed.putpalette(palette.tobytes())
     buffer = io.BytesIO()
     indexed.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
-
-
-def encode_raster(raster: UInt8Array) -> bytes:
-    """uint8 (H, W) as 8-bit grey PNG, lossless; the same array gives the same bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(_checked(raster)).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def decode_raster(data: bytes, *, budget_px: int = DEFAULT_BUDGET_PX) -> UInt8Array:
-    """The inverse of :func:`encode_raster`. Raises BadInput for anything else than an 8-bit grey PNG."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if image.mode != "L" or image.width * image.height > budget_px:
-            raise BadInput("raster", f"mode {image.mode}, {image.width} x {image.height} px", "8-bit grey is needed")
-        return np.array(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput("raster", f"damaged ({error})", "make the prediction again") from error
-
-
-def _checked(raster: UInt8Array) -> UInt8Array:
-    if raster.dtype != np.uint8 or raster.ndim != 2:
-        raise ValueError(f"uint8 (H, W) is needed, got {raster.dtype} {raster.shape}")
-    return np.ascontiguousarray(raster)

@@ -20,7 +20,7 @@ from mpamatch.domain.classes import IGNORE
 from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import BadInput
 from mpamatch.files.images import read_image
-from mpamatch.files.masks import decode_raster
+from mpamatch.files.rasters import decode_raster
 from mpamatch.network.pixels import normalise, reduce_image, reduce_mask
 from mpamatch.training.views import MixBox, Tile, View, cutmix_box, photometric, weak_view
 

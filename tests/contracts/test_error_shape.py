@@ -97,7 +97,6 @@ def test_a_picture_link_that_is_not_ours_has_the_shape_too(client: TestClient) -
     check(client.get("/tiles/1.png", params={"expires": 1, "key": "k", "signature": "s"}), 403)
 
 
-@pytest.mark.xfail(strict=True, reason="backend/api/errors.py has no handler for RequestValidationError yet")
 @pytest.mark.parametrize("path", ["/tiles/1.png", "/tiles/x.png?expires=1&key=k&signature=s"])
 def test_a_request_without_its_parameters_has_the_shape_too(client: TestClient, path: str) -> None:
     check(client.get(path), 422)

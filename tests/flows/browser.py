@@ -190,6 +190,8 @@ class LabelStreamBrowser:
     def _picture_box(self) -> dict[str, float]:
         """Where the picture itself lies on the page: the image element under the canvas."""
         image = self.page.locator("img[alt=LS], .lsf-image img, [class*=image-element] img, [class*=image] img").first
+        # The task before may have left the page scrolled to its choices: strokes land only on what is in view.
+        image.evaluate("element => element.scrollIntoView({block: 'center'})")
         box = image.bounding_box()
         assert box is not None, "the picture is not on screen"
         return dict(box)  # type: ignore[arg-type]

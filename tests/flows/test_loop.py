@@ -21,7 +21,7 @@ from backend.store.tables import Annotation, Mask, Model, Run, Task
 from mpamatch.datasets import phantom
 from mpamatch.domain.classes import ClassSet
 from mpamatch.files.images import encode_png
-from mpamatch.files.masks import decode_raster
+from mpamatch.files.rasters import decode_raster
 from tests.flows.browser import LabelStreamBrowser, find_chromium
 from tests.flows.stack import Stack, running
 
@@ -150,7 +150,7 @@ def test_a_person_labels_until_a_retrain_starts_by_itself_and_the_head_follows(
     stack.wait("the end of stale predictions", lambda: _versions(stack) == {champion})
     after = _order(stack)
     assert after != before[AFTER:][: len(after)]
-    _check_scores(stack, shown, after)
+    _check_scores(_shown(stack), after)
 
     with LabelStreamBrowser(studio["url"], studio["login"], studio["password"]) as browser:
         browser.login()
@@ -175,13 +175,13 @@ def _check_drawn(stack: Stack, answer: dict[str, Any], mask: Mask) -> None:
 
 def _inside_a_gland(truth: np.ndarray) -> list[tuple[float, float]]:
     """A short stroke around the place deepest inside a gland, as fractions of the picture."""
-    depth = ndimage.distance_transform_edt(truth)
+    depth = ndimage.distance_transform_edt(np.pad(truth, 1))[1:-1, 1:-1]
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     height, width = truth.shape
     return [((x + dx) / width, y / height) for dx in (-3, 0, 3)]
 
 
-def _check_scores(stack: Stack, shown: dict[int, list[dict[str, Any]]], order: list[int]) -> None:
+def _check_scores(shown: dict[int, list[dict[str, Any]]], order: list[int]) -> None:
     """Label Studio serves ascending scores: they must be distinct and sorted as our order is."""
     scores = [shown[t][0]["score"] for t in order]
     assert scores == sorted(set(scores))

@@ -11,7 +11,7 @@ import numpy as np
 from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.recipe import Recipe
 from mpamatch.files.images import encode_png
-from mpamatch.files.masks import encode_raster
+from mpamatch.files.rasters import encode_raster
 
 CLASSES = ClassSet.from_names(["background", "gland"])
 QUICK: dict[str, Any] = {

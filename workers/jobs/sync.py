@@ -242,6 +242,7 @@ def _head_out(parts: Parts, client: LabelStudioClient, project_id: int) -> bool:
         client,
         parts.settings.api_address,
         open_page_s=parts.settings.open_page_s,
+        link_life=timedelta(days=parts.settings.image_url_days),
     )
     report = head.reconcile(project_id, now=utc_now())
     if report.changed:

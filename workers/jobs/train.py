@@ -30,7 +30,6 @@ from workers.parts import Parts
 LOG = logging.getLogger("mpamatch.train")
 INTERRUPTED = 75
 POLL_S = 0.5
-HEARTBEAT_S = 2.0
 STOP_GRACE_S = 10.0
 
 
@@ -157,7 +156,7 @@ def _watch(parts: Parts, run: Run, folder: Path, stop: Callable[[], bool]) -> in
 def _wait(parts: Parts, run: Run, folder: Path, child: subprocess.Popen[bytes], stop: Callable[[], bool]) -> int | None:
     beaten = 0.0
     while child.poll() is None:
-        if time.monotonic() - beaten > HEARTBEAT_S:
+        if time.monotonic() - beaten > parts.settings.heartbeat_s:
             beaten = time.monotonic()
             with parts.database.transaction() as session:
                 cancelled = runs.heartbeat(

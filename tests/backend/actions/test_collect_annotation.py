@@ -11,7 +11,7 @@ from backend.actions.rank_queue import rank_queue
 from backend.labelstudio.results import class_map_to_result, scope_item
 from backend.store import masks, projects, queue
 from backend.store.tables import Annotation, Mask, Task, Tile
-from mpamatch.files.masks import decode_raster
+from mpamatch.files.rasters import decode_raster
 from tests.builders import Installation, add_model, disc, installation, predict_all
 
 pytestmark = pytest.mark.database

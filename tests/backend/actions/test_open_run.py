@@ -9,7 +9,7 @@ import pytest
 from backend.actions.open_run import open_run
 from backend.store import masks, projects
 from mpamatch.domain.policy import Policy
-from mpamatch.files.masks import encode_raster
+from mpamatch.files.rasters import encode_raster
 from tests.builders import Installation, disc, installation
 
 pytestmark = pytest.mark.database

@@ -6,7 +6,8 @@ import pytest
 from backend.actions.register_images import RegisterItem, register
 from backend.store import images, masks
 from mpamatch.files.images import encode_png, read_image
-from mpamatch.files.masks import decode_raster, write_mask
+from mpamatch.files.masks import write_mask
+from mpamatch.files.rasters import decode_raster
 from tests.builders import Installation, disc, installation, picture
 
 pytestmark = pytest.mark.database

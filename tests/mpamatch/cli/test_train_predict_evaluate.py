@@ -8,7 +8,8 @@ import pytest
 
 import mpamatch.cli as cli
 from mpamatch.files.images import encode_png, read_image
-from mpamatch.files.masks import encode_raster, read_mask
+from mpamatch.files.masks import read_mask
+from mpamatch.files.rasters import encode_raster
 from tests.mpamatch.tissue import QUICK, draw
 
 pytestmark = pytest.mark.torch

@@ -12,7 +12,7 @@ from mpamatch.datasets.folder import open_folder
 from mpamatch.datasets.glas import open_glas
 from mpamatch.errors import BadInput, NotFound
 from mpamatch.files.images import encode_png, image_size
-from mpamatch.files.masks import encode_raster
+from mpamatch.files.rasters import encode_raster
 
 
 def put(path: Path, value: int | None = None) -> None:

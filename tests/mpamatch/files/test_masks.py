@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from mpamatch.errors import BadInput
-from mpamatch.files.masks import decode_raster, encode_raster, read_mask, write_mask
+from mpamatch.files.masks import read_mask, write_mask
+from mpamatch.files.rasters import decode_raster, encode_raster
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -6,7 +6,7 @@ import torch
 
 from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import BadInput
-from mpamatch.files.masks import encode_raster
+from mpamatch.files.rasters import encode_raster
 from mpamatch.training.batches import Sample, Streams, TileReader, _partner, read_class_ids
 from tests.mpamatch.tissue import quick_recipe, write_tile
 
