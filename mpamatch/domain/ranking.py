@@ -306,7 +306,10 @@ def _reasons(regions: Sequence[RegionFacts], stratum: Stratum, policy: RankingPo
     )
     weight, largest = max(factors, key=lambda f: f[0])
     reasons += (largest,) if weight > 0 else ()
-    return (*reasons, f"{len(regions)} regions to look at") if len(regions) > 1 else reasons
+    others = len(regions) - 1
+    if others < 1:
+        return reasons
+    return (*reasons, f"{others} more uncertain regions" if others > 1 else "1 more uncertain region")
 
 
 # Drawn without a model's word

@@ -263,7 +263,7 @@ def test_reasons_say_confidence_area_and_the_largest_factor():
     assert queue[0].reasons == ("confidence 0.41 below 0.95 over 312 px", "several classes mixed (impurity 0.90)")
     tied = rank([tile(1, region(7, u=0.9), region(8))], GREEDY, seed=0, round_number=0, blank=False)
     assert "classes nearly tied (entropy 0.90)" in tied[0].reasons
-    assert tied[0].reasons[-1] == "2 regions to look at"
+    assert tied[0].reasons[-1] == "1 more uncertain region"
 
 
 def test_twenty_thousand_tiles_are_ranked_within_two_seconds():
