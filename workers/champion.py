@@ -24,7 +24,7 @@ class LoadedModels:
         self._loaded: OrderedDict[str, Predictor] = OrderedDict()
 
     def predictor(self, blob: str) -> Predictor:
-        """Raises NotFound or Unavailable when the blob is missing or damaged."""
+        """Raises NotFound or BadInput when the blob is missing or damaged."""
         if blob in self._loaded:
             self._loaded.move_to_end(blob)
             return self._loaded[blob]

@@ -169,6 +169,12 @@ def _keep_tiles(
             session.add(image)
         _fill(image, item, split, width_px, height_px)
         session.flush()
+        kept = list(images.tiles_of(session, image.id))
+        if kept:  # it was set aside after it was tiled; its pictures are whole again
+            events.record(
+                session, project_id=project_id, actor=actor, what="image mended", subject=f"image:{image.id}"
+            )
+            return kept
         rows = [
             Tile(
                 project_id=project_id,

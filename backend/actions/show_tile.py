@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.labelstudio.results import ReviewBox, class_map_to_result, validate_result
 from backend.store import predictions, queue
 from backend.store.blobs import BlobFolder
 from backend.store.secrets import KeyRing
-from backend.store.tables import Image, Model, Prediction, Project, QueueEntry, Region, Tile
+from backend.store.tables import Image, Model, Project, QueueEntry, Region, Tile
 from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.tiling import Box
 from mpamatch.files.rasters import decode_raster
@@ -44,26 +45,25 @@ def link(keys: KeyRing, public_url: str, tile_id: int, expires_at: datetime) -> 
 def read_shown(session: Session, project: Project, version: str, tile_ids: Sequence[int]) -> dict[int, Shown]:
     """By tile: the stored prediction of ``version`` and the regions to point at. Audit tiles are blind."""
     found = predictions.by_version(session, project.id, version, tile_ids)
-    entries = _entries(session, project, tile_ids)
+    rows = session.execute(
+        select(Tile, Image.split).join(Image, Image.id == Tile.image_id).where(Tile.id.in_(list(found)))
+    )
+    tiles = {tile.id: (tile, split) for tile, split in rows}
+    kind = session.scalar(select(Model.kind).where(Model.project_id == project.id, Model.version == version))
+    seen = [p.id for t, p in found.items() if kind != "blank" and tiles[t][1] != "audit"]
+    regions = predictions.regions_of(session, seen)
+    entries = queue.of_tiles(session, project, tile_ids)
     shown: dict[int, Shown] = {}
     for tile_id, prediction in found.items():
-        tile = session.get_one(Tile, tile_id)
-        image = session.get_one(Image, tile.image_id)
-        model = session.get_one(Model, prediction.model_id)
-        blind = image.split == "audit" or model.kind == "blank"
-        regions = () if blind else _regions(session, prediction, entries.get(tile_id))
-        shown[tile_id] = Shown(
-            tile_id, tile.width_px, tile.height_px, None if blind else prediction.class_blob, regions
-        )
+        tile, split = tiles[tile_id]
+        blind = split == "audit" or kind == "blank"
+        boxes = () if blind else _boxes(regions.get(prediction.id, []), entries.get(tile_id))
+        shown[tile_id] = Shown(tile_id, tile.width_px, tile.height_px, None if blind else prediction.class_blob, boxes)
     return shown
 
 
-def _entries(session: Session, project: Project, tile_ids: Sequence[int]) -> dict[int, QueueEntry]:
-    return queue.of_tiles(session, project, tile_ids)
-
-
-def _regions(session: Session, prediction: Prediction, entry: QueueEntry | None) -> tuple[Region, ...]:
-    mine = {r.id: r for r in session.query(Region).where(Region.prediction_id == prediction.id)}
+def _boxes(regions: Sequence[Region], entry: QueueEntry | None) -> tuple[Region, ...]:
+    mine = {r.id: r for r in regions}
     if entry is not None:
         queued = [mine[i] for i in entry.region_ids if i in mine]
         if queued:

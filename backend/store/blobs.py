@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from mpamatch.errors import NotFound, Unavailable
+from mpamatch.errors import BadInput, NotFound, Unavailable
 
 
 class BlobFolder:
@@ -30,8 +30,8 @@ class BlobFolder:
         """Store bytes and return their digest; the same bytes are stored once. Raises Unavailable."""
         digest = hashlib.sha256(content).hexdigest()
         target = self.path(digest)
-        if target.exists():
-            return digest
+        if target.exists() and hashlib.sha256(target.read_bytes()).hexdigest() == digest:
+            return digest  # a damaged one is written anew
         try:
             self._write(target, content)
         except OSError as error:
@@ -62,14 +62,22 @@ class BlobFolder:
         finally:
             os.close(handle)
 
+    def _holds_anything(self) -> bool:
+        return self.folder.is_dir() and any(self.folder.iterdir())
+
     def get(self, digest: str) -> bytes:
-        """The bytes of a blob, checked against their name. Raises NotFound or Unavailable."""
+        """The bytes of a blob, checked against their name. Raises NotFound, BadInput (damaged), Unavailable (no folder)."""
         try:
             content = self.path(digest).read_bytes()
         except FileNotFoundError as error:
+            if not self._holds_anything():
+                # A disk that is not mounted must not read as a thousand lost pictures.
+                raise Unavailable(
+                    f"blob folder {self.folder}", "is missing or empty", "mount it, or restore it from a backup"
+                ) from error
             raise NotFound(f"blob {digest[:12]}", "is missing", "restore the blob folder from a backup") from error
         if hashlib.sha256(content).hexdigest() != digest:
-            raise Unavailable(
+            raise BadInput(
                 f"blob {digest[:12]}", "is damaged: its content does not match its name", "restore it from a backup"
             )
         return content

@@ -9,7 +9,9 @@ from datetime import datetime
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from backend.store import events
 from backend.store.tables import Image, Project, Tile
+from mpamatch.domain.states import check_move
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def counts(session: Session, project_id: int) -> dict[str, int]:
     for split, n in session.execute(
         select(Image.split, func.count())
         .join(Tile, Tile.image_id == Image.id)
-        .where(Image.project_id == project_id, Tile.state == "ready")
+        .where(Image.project_id == project_id, Image.state == "ready", Tile.state == "ready")
         .group_by(Image.split)
     ):
         found[f"{split}_tiles"] = n
@@ -75,3 +77,32 @@ def counts(session: Session, project_id: int) -> dict[str, int]:
 def want(session: Session, tile_ids: Iterable[int], *, now: datetime) -> None:
     """Let tiles that somebody has open jump the prediction line."""
     session.execute(update(Tile).where(Tile.id.in_(list(tile_ids))).values(wanted_at=now))
+
+
+def quarantine(session: Session, image_id: int, problem: str, *, actor: str) -> bool:
+    """Set an image aside with the reason, so that the rest goes on without it; False when it is set aside already."""
+    image = session.get_one(Image, image_id, with_for_update=True)
+    if image.state == "quarantined":
+        return False
+    check_move("image", image.state, "quarantined")
+    before, image.state, image.problem = image.state, "quarantined", problem
+    events.record(
+        session,
+        project_id=image.project_id,
+        actor=actor,
+        what="image quarantined",
+        subject=f"image:{image.id}",
+        before={"state": before},
+        after={"state": "quarantined", "problem": problem},
+    )
+    return True
+
+
+def audit_tiles(session: Session, tile_ids: Iterable[int]) -> frozenset[int]:
+    """Those of some tiles that only judge and report."""
+    query = (
+        select(Tile.id)
+        .join(Image, Image.id == Tile.image_id)
+        .where(Tile.id.in_(sorted(tile_ids)), Image.split == "audit")
+    )
+    return frozenset(session.scalars(query))

@@ -70,7 +70,7 @@ def withdraw_of_annotation(session: Session, annotation_id: int, *, now: datetim
 
 
 def current(session: Session, project_id: int) -> Sequence[CurrentMask]:
-    """The counting mask of every labelled tile of a project that is not an artefact, by tile id."""
+    """The counting mask of every labelled tile of a project that may be used, by tile id."""
     newest = (
         select(Mask.tile_id, func.max(Mask.version).label("version"))
         .where(Mask.withdrawn_at.is_(None))
@@ -93,7 +93,9 @@ def current(session: Session, project_id: int) -> Sequence[CurrentMask]:
         .join(newest, (newest.c.tile_id == Mask.tile_id) & (newest.c.version == Mask.version))
         .join(Tile, Tile.id == Mask.tile_id)
         .join(Image, Image.id == Tile.image_id)
-        .where(Tile.project_id == project_id, Tile.state == "ready", Mask.reviewed_share > 0)
+        .where(
+            Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready", Mask.reviewed_share > 0
+        )
         .order_by(Mask.tile_id)
     )
     return [CurrentMask(*values) for values in map(tuple, rows)]

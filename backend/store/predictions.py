@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from backend.store.tables import Model, Prediction, Region, Task, Tile
+from backend.store.tables import Image, Model, Prediction, Region, Task, Tile
 
 if TYPE_CHECKING:  # the API stores and reads predictions, and needs none of what finds regions
     from mpamatch.domain.regions import Region as FoundRegion
@@ -29,21 +29,22 @@ class DuePrediction:
 
 
 # Tiles of the champion, and what a judgement needs: every labelled audit tile by the candidate and by each champion
-# so far. Order: what someone has open, what Label Studio shows, judgements, the rest of the pool.
+# so far; nothing of an image that was set aside. Order: what someone has open, what Label Studio shows, judgements,
+# the rest of the pool.
 _DUE = text(
     """
     SELECT t.id, d.model_id, t.png_blob, m.kind, m.blob
     FROM tile t
     JOIN (
         SELECT t.id AS tile_id, p.champion_id AS model_id, 2 AS urgency
-        FROM tile t JOIN project p ON p.id = t.project_id
-        WHERE t.state = 'ready' AND p.champion_id IS NOT NULL
+        FROM tile t JOIN project p ON p.id = t.project_id JOIN image i ON i.id = t.image_id
+        WHERE t.state = 'ready' AND i.state = 'ready' AND p.champion_id IS NOT NULL
         UNION ALL
         SELECT DISTINCT t.id, m.id, 1
         FROM run r
         JOIN model m ON m.project_id = r.project_id
              AND (m.run_id = r.id OR m.state IN ('champion', 'retired'))
-        JOIN image i ON i.project_id = r.project_id AND i.split = 'audit'
+        JOIN image i ON i.project_id = r.project_id AND i.split = 'audit' AND i.state = 'ready'
         JOIN tile t ON t.image_id = i.id AND t.state = 'ready'
         JOIN mask k ON k.tile_id = t.id AND k.withdrawn_at IS NULL AND k.reviewed_share > 0
         WHERE r.state = 'judging'
@@ -160,11 +161,20 @@ def by_version(session: Session, project_id: int, version: str, tile_ids: Sequen
 def missing_for(session: Session, project_id: int, model_id: int, *, live_tasks_only: bool) -> int:
     """How many ready tiles (or tiles shown in Label Studio) the model has not seen."""
     seen = select(Prediction.id).where(Prediction.tile_id == Tile.id, Prediction.model_id == model_id).exists()
-    query = select(Tile.id).where(Tile.project_id == project_id, Tile.state == "ready", ~seen)
+    query = (
+        select(func.count())
+        .select_from(Tile)
+        .join(Image, Image.id == Tile.image_id)
+        .where(Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready", ~seen)
+    )
     if live_tasks_only:
         query = query.where(select(Task.id).where(Task.tile_id == Tile.id, Task.state == "live").exists())
-    return len(session.scalars(query).all())
+    return session.scalar(query) or 0
 
 
-def regions_by_id(session: Session, region_ids: Sequence[int]) -> dict[int, Region]:
-    return {r.id: r for r in session.scalars(select(Region).where(Region.id.in_(region_ids)))}
+def regions_of(session: Session, prediction_ids: Sequence[int]) -> dict[int, list[Region]]:
+    """The regions of some predictions, by prediction."""
+    found: dict[int, list[Region]] = {}
+    for region in session.scalars(select(Region).where(Region.prediction_id.in_(prediction_ids)).order_by(Region.id)):
+        found.setdefault(region.prediction_id, []).append(region)
+    return found

@@ -43,30 +43,49 @@ def candidates(session: Session, project_id: int, model_id: int) -> list[TileFac
         select(Tile.id, Tile.image_id, Image.group_name, Image.split, Prediction.id)
         .join(Image, Image.id == Tile.image_id)
         .join(Prediction, (Prediction.tile_id == Tile.id) & (Prediction.model_id == model_id))
-        .where(Tile.project_id == project_id, Tile.state == "ready", ~labelled, ~answered)
+        .where(Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready", ~labelled, ~answered)
         .order_by(Tile.id)
     ).all()
-    regions = _regions(session, [row[4] for row in rows])
+    regions = _regions(session, project_id, model_id)
     return [
         TileFacts(tile_id=tile, image_id=image, group=group, split=split, regions=tuple(regions.get(prediction, ())))
         for tile, image, group, split, prediction in rows
     ]
 
 
-def _regions(session: Session, prediction_ids: Sequence[int]) -> dict[int, list[RegionFacts]]:
+def _regions(session: Session, project_id: int, model_id: int) -> dict[int, list[RegionFacts]]:
+    """By prediction. Columns only: the outlines of a large pool's regions would fill the memory."""
+    query = (
+        select(
+            Region.prediction_id,
+            Region.id,
+            Region.area_px,
+            Region.uncertainty,
+            Region.margin,
+            Region.impurity,
+            Region.disagreement,
+            Region.predicted_class,
+            Region.mean_confidence,
+        )
+        .join(Prediction, Prediction.id == Region.prediction_id)
+        .join(Tile, Tile.id == Prediction.tile_id)
+        .where(Prediction.model_id == model_id, Tile.project_id == project_id, Tile.state == "ready")
+        .order_by(Region.id)
+    )
     found: dict[int, list[RegionFacts]] = {}
-    query = select(Region).where(Region.prediction_id.in_(prediction_ids)).order_by(Region.id)
-    for r in session.scalars(query):
-        found.setdefault(r.prediction_id, []).append(
+    for prediction, region, area, uncertainty, margin, impurity, disagreement, predicted, confidence in session.execute(
+        query
+    ):
+        found.setdefault(prediction, []).append(
             RegionFacts(
-                region_id=r.id,
-                area_px=r.area_px,
-                uncertainty=r.uncertainty,
-                margin=r.margin,
-                impurity=r.impurity,
-                disagreement=r.disagreement,
-                predicted_class=r.predicted_class,
-                mean_confidence=r.mean_confidence,
+                region_id=region,
+                area_px=area,
+                uncertainty=uncertainty,
+                margin=margin,
+                impurity=impurity,
+                disagreement=disagreement,
+                predicted_class=predicted,
+                mean_confidence=confidence,
             )
         )
     return found
@@ -109,7 +128,7 @@ def write_generation(
     # What was labelled while the ranking was computed is closed again before anybody can see the new order.
     answered = (
         select(Annotation.id)
-        .where(Annotation.tile_id == QueueEntry.tile_id, Annotation.state.in_(("present", "quarantined")))
+        .where(Annotation.tile_id == QueueEntry.tile_id, Annotation.state.in_(("present", "skipped", "quarantined")))
         .exists()
     )
     session.execute(
@@ -138,10 +157,13 @@ def size(session: Session, project: Project) -> int:
 
 
 def head(session: Session, project: Project, n: int) -> Sequence[QueueEntry]:
-    """The first entries that wait for a label."""
+    """The first entries that wait for a label and whose picture can be shown."""
     return session.scalars(
         select(QueueEntry)
+        .join(Tile, Tile.id == QueueEntry.tile_id)
+        .join(Image, Image.id == Tile.image_id)
         .where(
+            Image.state == "ready",
             QueueEntry.project_id == project.id,
             QueueEntry.generation == project.queue_generation,
             QueueEntry.state.in_(WAITING),
@@ -182,7 +204,11 @@ def unranked(session: Session, project: Project) -> bool:
     """Whether a tile that the champion has seen is missing from the live order."""
     entry = (
         select(QueueEntry.id)
-        .where(QueueEntry.tile_id == Tile.id, QueueEntry.generation == project.queue_generation)
+        .where(
+            QueueEntry.project_id == project.id,
+            QueueEntry.generation == project.queue_generation,
+            QueueEntry.tile_id == Tile.id,
+        )
         .exists()
     )
     labelled = select(Mask.id).where(Mask.tile_id == Tile.id, Mask.withdrawn_at.is_(None)).exists()
@@ -190,7 +216,9 @@ def unranked(session: Session, project: Project) -> bool:
     query = (
         select(Tile.id)
         .join(Prediction, (Prediction.tile_id == Tile.id) & (Prediction.model_id == project.champion_id))
-        .where(Tile.project_id == project.id, Tile.state == "ready", ~entry, ~labelled, ~answered)
+        .join(Image, Image.id == Tile.image_id)
+        .where(Tile.project_id == project.id, Tile.state == "ready", Image.state == "ready")
+        .where(~entry, ~labelled, ~answered)
         .limit(1)
     )
     return session.scalar(query) is not None
@@ -204,6 +232,7 @@ def listing(session: Session, project: Project, n: int) -> list[Listed]:
         .join(Image, Image.id == Tile.image_id)
         .outerjoin(Task, (Task.tile_id == Tile.id) & (Task.state == "live"))
         .where(
+            Image.state == "ready",
             QueueEntry.project_id == project.id,
             QueueEntry.generation == project.queue_generation,
             QueueEntry.state.in_(WAITING),

@@ -10,7 +10,7 @@ import numpy as np
 
 from backend.actions.keep_prediction import keep_prediction
 from backend.clock import utc_now
-from backend.store import predictions, projects, runs
+from backend.store import images, predictions, projects, runs
 from backend.store.predictions import DuePrediction
 from backend.store.tables import Model, Run, Tile
 from mpamatch.domain.regions import Region, find_regions
@@ -28,7 +28,10 @@ RIM_PX = 3.0
 
 
 def predict_due(parts: Parts, models: LoadedModels, *, stop: Callable[[], bool]) -> int:
-    """Returns how many predictions were made. One tile that fails is logged and tried again after its lease."""
+    """Returns how many were dealt with. One tile that fails is logged and tried again after its lease.
+
+    A picture that cannot be read sets its image aside; a model that cannot be loaded ends its candidacy.
+    """
     made, told = 0, time.monotonic()
     touched: set[int] = set()
     while not stop():
@@ -45,6 +48,8 @@ def predict_due(parts: Parts, models: LoadedModels, *, stop: Callable[[], bool])
             except MpamatchError as error:
                 LOG.warning("tile=%s model=%s %s", job.tile_id, job.model_id, error)
                 _give_up_candidate(parts, job, error)
+            except Exception:
+                LOG.exception("tile=%s model=%s failed; the rest goes on", job.tile_id, job.model_id)
         if time.monotonic() - told > TELL_EVERY_S:
             _tell(parts, touched)
             told = time.monotonic()
@@ -53,6 +58,7 @@ def predict_due(parts: Parts, models: LoadedModels, *, stop: Callable[[], bool])
 
 
 def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
+    """The project whose rows changed: by a prediction, or by setting an unreadable picture aside."""
     with parts.database.transaction() as session:
         tile = session.get_one(Tile, job.tile_id)
         project = projects.get(session, tile.project_id)
@@ -61,7 +67,11 @@ def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
     if job.model_blob is None:
         class_map, confidence, regions = _blank(tile, class_count)
     else:
-        image = read_image(parts.blobs.get(job.png_blob))
+        try:
+            image = read_image(parts.blobs.get(job.png_blob))
+        except (BadInput, NotFound) as error:
+            _set_aside(parts, tile, error)
+            return tile.project_id
         predictor = models.predictor(job.model_blob)
         probabilities = predictor.predict(image)
         class_map = probabilities.argmax(axis=0).astype(np.uint8)
@@ -81,6 +91,15 @@ def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
     with parts.database.transaction() as session:
         predictions.release(session, [job.tile_id], holder=parts.holder)
     return tile.project_id
+
+
+def _set_aside(parts: Parts, tile: Tile, error: MpamatchError) -> None:
+    """No model will ever see this picture: ranking, roll-out and judging go on without its image."""
+    LOG.warning("tile=%s image=%s set aside: %s", tile.id, tile.image_id, error)
+    problem = f"tile {tile.id}: {error.problem}; register the image again once its file is whole"
+    with parts.database.transaction() as session:
+        images.quarantine(session, tile.image_id, problem, actor=parts.holder)
+        predictions.release(session, [tile.id], holder=parts.holder)
 
 
 def _give_up_candidate(parts: Parts, job: DuePrediction, error: MpamatchError) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from backend.store.blobs import BlobFolder
-from mpamatch.errors import NotFound, Unavailable
+from mpamatch.errors import BadInput, NotFound, Unavailable
 
 
 def test_a_blob_comes_back_as_it_was_and_is_stored_once(tmp_path: Path) -> None:
@@ -18,7 +18,17 @@ def test_a_flipped_bit_is_an_error_and_not_another_mask(tmp_path: Path) -> None:
     blobs = BlobFolder(tmp_path)
     digest = blobs.put(b"tissue")
     blobs.path(digest).write_bytes(b"tissuf")
-    with pytest.raises(Unavailable, match="damaged"):
+    with pytest.raises(BadInput, match="damaged"):
+        blobs.get(digest)
+    blobs.put(b"tissue")
+    assert blobs.get(digest) == b"tissue"
+
+
+def test_a_folder_that_is_not_mounted_is_no_lost_blob(tmp_path: Path) -> None:
+    blobs = BlobFolder(tmp_path / "blobs")
+    digest = blobs.put(b"tissue")
+    blobs.folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(Unavailable, match="missing or empty"):
         blobs.get(digest)
 
 

@@ -1,0 +1,150 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.actions.judge_candidate import judge_candidate
+from backend.actions.rank_queue import rank_queue
+from backend.clock import utc_now
+from backend.settings import Settings
+from backend.store import images, masks, predictions, projects, queue, runs
+from backend.store.tables import Event, Image, Model, Run, Tile
+from mpamatch.errors import NotFound
+from tests.builders import Installation, add_images, add_model, installation
+from workers.jobs.predict import predict_due
+from workers.parts import Parts
+
+pytestmark = [pytest.mark.database, pytest.mark.torch]
+
+
+class Silent:
+    """Wake-ups that nobody needs."""
+
+    def sync(self, project_id: int, *, full: bool = False) -> None: ...
+
+
+@dataclass
+class Sure:
+    """A model that says background everywhere."""
+
+    reduction: float = 1.0
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        return np.stack([np.full((height, width), 0.99, np.float32), np.full((height, width), 0.01, np.float32)])
+
+
+class Models:
+    def __init__(self, broken: str = "") -> None:
+        self.broken = broken
+
+    def predictor(self, blob: str) -> Sure:
+        if blob == self.broken:
+            raise NotFound(f"blob {blob}", "is missing")
+        return Sure()
+
+
+@pytest.fixture
+def made(database_url: str, tmp_path: Path) -> Installation:
+    """A project whose champion is a trained model; no prediction is made yet."""
+    made = installation(database_url, tmp_path, train=4, audit=4, masked=True)
+    model = add_model(made, "m1")
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        projects.champion(session, project).state = "retired"
+        session.flush()
+        row = session.get_one(Model, model.id)
+        row.state, row.blob = "champion", "weights"
+        project.champion_id = model.id
+    add_images(made, train=3, audit=0, masked=False, first=50)
+    return made
+
+
+def _predict(made: Installation, broken: str = "") -> int:
+    wakeups: Any = Silent()
+    parts = Parts(Settings(state=made.folder), made.database, made.blobs, made.keys, wakeups, "test:1:1.0")
+    models: Any = Models(broken)
+    return predict_due(parts, models, stop=lambda: False)
+
+
+def _missing(made: Installation) -> int:
+    with made.database.transaction() as session:
+        champion = projects.champion(session, projects.get(session, made.project_id))
+        return predictions.missing_for(session, made.project_id, champion.id, live_tasks_only=False)
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_picture_that_cannot_be_read_is_set_aside_and_the_rest_is_ranked(made: Installation, how: str) -> None:
+    tile = made.tiles("train")[-1]
+    path = made.blobs.path(tile.png_blob)
+    content = path.read_bytes()
+    path.unlink() if how == "missing" else path.write_bytes(b"x" * len(content))
+    _predict(made)
+    assert _missing(made) == 0
+    assert rank_queue(made.database, made.project_id)
+    with made.database.transaction() as session:
+        image = session.get_one(Image, tile.image_id)
+        assert (image.state, image.problem is not None and how in image.problem) == ("quarantined", True)
+        assert session.query(Event).filter(Event.what == "image quarantined").count() == 1
+        assert session.get_one(Tile, tile.id).lease_until is None
+        listed = queue.listing(session, projects.get(session, made.project_id), 100)
+    assert {e.tile_id for e in listed} == {t.id for t in made.tiles("train")[4:-1]}
+
+    add_images(made, train=3, audit=0, masked=False, first=50)  # registering the whole file again mends it
+    assert made.blobs.get(tile.png_blob) == content
+    _predict(made)
+    assert rank_queue(made.database, made.project_id)
+    with made.database.transaction() as session:
+        listed = queue.listing(session, projects.get(session, made.project_id), 100)
+    assert tile.id in {e.tile_id for e in listed}
+
+
+def test_an_audit_picture_that_cannot_be_read_does_not_hold_up_a_verdict(made: Installation) -> None:
+    _predict(made)
+    run_id = _judging(made)
+    made.blobs.path(made.tiles("audit")[0].png_blob).unlink()
+    _predict(made)
+    assert judge_candidate(made.database, made.blobs, run_id, now=utc_now()) is not None
+    with made.database.transaction() as session:
+        assert session.get_one(Run, run_id).state == "done"
+        assert sum(m.split == "audit" for m in masks.current(session, made.project_id)) == 3
+
+
+def test_a_model_that_cannot_be_read_sets_no_image_aside(made: Installation) -> None:
+    _predict(made)
+    run_id = _judging(made)
+    _predict(made, broken="new weights")
+    with made.database.transaction() as session:
+        assert session.get_one(Run, run_id).state == "failed"
+        assert images.counts(session, made.project_id)["quarantined"] == 0
+
+
+def _judging(made: Installation) -> int:
+    with made.database.transaction() as session:
+        run = Run(
+            project_id=made.project_id,
+            number=1,
+            trigger="manual",
+            reasons=[],
+            recipe={},
+            recipe_hash="",
+            snapshot_blob="",
+            version="m2",
+            state="judging",
+        )
+        session.add(run)
+        session.flush()
+        session.add(
+            Model(
+                project_id=made.project_id,
+                version="m2",
+                kind="trained",
+                state="candidate",
+                blob="new weights",
+                run_id=run.id,
+            )
+        )
+        assert runs.open_run(session, made.project_id) is not None
+        return run.id
