@@ -26,6 +26,9 @@ def judge_candidate(database: Database, blobs: BlobFolder, run_id: int, *, now: 
         candidate = models.candidate_of(session, run_id)
         if run.state != "judging" or candidate is None:
             return None
+        if candidate.state != "candidate":  # somebody let it serve by hand: there is nothing left to judge
+            runs.move(session, run, "done", actor="gate", finished_at=now)
+            return None
         project = projects.get(session, run.project_id)
         champion = projects.champion(session, project)
         earlier = list(models.promoted(session, project.id))
@@ -51,8 +54,8 @@ def judge_candidate(database: Database, blobs: BlobFolder, run_id: int, *, now: 
         champion_kind=kind,  # type: ignore[arg-type]
     )
     with database.transaction() as session:
-        _carry_out(session, run_id, candidate.id, champion.id, verdict, now=now)
-    return verdict
+        carried_out = _carry_out(session, run_id, candidate.id, champion.id, verdict, now=now)
+    return verdict if carried_out else None
 
 
 def _rasters(session: Session, model: Model, audit: Sequence[CurrentMask]) -> dict[int, str]:
@@ -81,12 +84,12 @@ def _pooled_dice(scores: Sequence[TileScore]) -> float:
 
 def _carry_out(
     session: Session, run_id: int, candidate_id: int, champion_id: int, verdict: Verdict, *, now: datetime
-) -> None:
+) -> bool:
     run = session.get_one(Run, run_id, with_for_update=True)
     candidate = session.get_one(Model, candidate_id)
     project = session.get_one(Project, run.project_id, with_for_update=True)
     if run.state != "judging" or project.champion_id != champion_id:
-        return  # somebody judged it already, or rolled back meanwhile: judge again against the present champion
+        return False  # somebody judged it already, or rolled back meanwhile: judge again against the present champion
     stored = {
         "promote": verdict.promote,
         "provisional": verdict.provisional,
@@ -115,3 +118,4 @@ def _carry_out(
             after={"reasons": list(verdict.reasons)},
         )
     runs.move(session, run, "done", actor="gate", finished_at=now)
+    return True

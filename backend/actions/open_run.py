@@ -25,6 +25,7 @@ def facts_of(session: Session, project: Project) -> RetrainFacts:
     latest = runs.latest(session, project.id)
     return RetrainFacts(
         changed_tiles=len(changed),
+        first_change_at=min((m.created_at for m in changed), default=None),
         last_change_at=max((m.created_at for m in changed), default=None),
         open_run=runs.open_run(session, project.id) is not None,
         requested=project.requested_run,  # type: ignore[arg-type]  # the column holds only these words

@@ -171,9 +171,7 @@ def _keep_tiles(
         session.flush()
         kept = list(images.tiles_of(session, image.id))
         if kept:  # it was set aside after it was tiled; its pictures are whole again
-            events.record(
-                session, project_id=project_id, actor=actor, what="image mended", subject=f"image:{image.id}"
-            )
+            events.record(session, project_id=project_id, actor=actor, what="image mended", subject=f"image:{image.id}")
             return kept
         rows = [
             Tile(

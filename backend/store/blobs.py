@@ -66,7 +66,7 @@ class BlobFolder:
         return self.folder.is_dir() and any(self.folder.iterdir())
 
     def get(self, digest: str) -> bytes:
-        """The bytes of a blob, checked against their name. Raises NotFound, BadInput (damaged), Unavailable (no folder)."""
+        """The bytes of a blob. Raises NotFound, BadInput when damaged, Unavailable when no blob is there at all."""
         try:
             content = self.path(digest).read_bytes()
         except FileNotFoundError as error:

@@ -93,9 +93,7 @@ def current(session: Session, project_id: int) -> Sequence[CurrentMask]:
         .join(newest, (newest.c.tile_id == Mask.tile_id) & (newest.c.version == Mask.version))
         .join(Tile, Tile.id == Mask.tile_id)
         .join(Image, Image.id == Tile.image_id)
-        .where(
-            Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready", Mask.reviewed_share > 0
-        )
+        .where(Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready", Mask.reviewed_share > 0)
         .order_by(Mask.tile_id)
     )
     return [CurrentMask(*values) for values in map(tuple, rows)]

@@ -91,10 +91,28 @@ def release_dead(session: Session, *, now: datetime, alive: Callable[[str], bool
     return len(dead)
 
 
+def end_cancelled(session: Session, *, now: datetime) -> int:
+    """End the runs that a person cancelled and that nobody carries any more: their worker died or was stopped."""
+    left = session.scalars(
+        select(Run)
+        .where(
+            Run.state.in_(("queued", "training")),
+            Run.cancel_requested.is_(True),
+            or_(Run.lease_until.is_(None), Run.lease_until <= now),
+        )
+        .with_for_update(skip_locked=True)
+    ).all()
+    for run in left:
+        move(session, run, "cancelled", actor="sweep", finished_at=now, lease_until=None)
+    return len(left)
+
+
 def due(session: Session, *, now: datetime) -> bool:
     """Whether a run waits for a worker, or its worker has gone silent."""
     query = select(Run.id).where(
-        or_(Run.state == "queued", Run.state == "training"), or_(Run.lease_until.is_(None), Run.lease_until < now)
+        or_(Run.state == "queued", Run.state == "training"),
+        or_(Run.lease_until.is_(None), Run.lease_until < now),
+        Run.cancel_requested.is_(False),
     )
     return session.scalar(query.limit(1)) is not None
 

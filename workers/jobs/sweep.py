@@ -16,6 +16,7 @@ def sweep(parts: Parts) -> None:
     now = utc_now()
     with parts.database.transaction() as session:
         freed = runs.release_dead(session, now=now, alive=holder_alive)
+        runs.end_cancelled(session, now=now)
         freed += predictions.release_dead(session, now=now, alive=holder_alive)
         project_ids = [p.id for p in projects.all_of(session)]
         train = runs.due(session, now=now)

@@ -23,7 +23,7 @@ from backend.processes import tied_command
 from backend.settings import inherited_environment
 from backend.store import events, models, projects, runs
 from backend.store.tables import Model, Run
-from mpamatch.errors import Conflict
+from mpamatch.errors import Conflict, Unavailable
 from mpamatch.files.model_archive import pack_model, unpack_model
 from workers.parts import Parts
 
@@ -158,16 +158,7 @@ def _wait(parts: Parts, run: Run, folder: Path, child: subprocess.Popen[bytes], 
     while child.poll() is None:
         if time.monotonic() - beaten > parts.settings.heartbeat_s:
             beaten = time.monotonic()
-            with parts.database.transaction() as session:
-                cancelled = runs.heartbeat(
-                    session,
-                    run.id,
-                    attempt=run.attempt,
-                    now=utc_now(),
-                    lease_s=parts.settings.lease_s,
-                    progress=read_progress(folder),
-                )
-            if cancelled:
+            if _beat(parts, run, folder):
                 child.kill()
                 child.wait()
                 _cancel(parts, run)
@@ -176,6 +167,23 @@ def _wait(parts: Parts, run: Run, folder: Path, child: subprocess.Popen[bytes], 
             return _stop_child(child)
         time.sleep(POLL_S)
     return child.returncode
+
+
+def _beat(parts: Parts, run: Run, folder: Path) -> bool:
+    """Renew the lease; True when asked to stop. A database that is away for a moment costs no training."""
+    try:
+        with parts.database.transaction() as session:
+            return runs.heartbeat(
+                session,
+                run.id,
+                attempt=run.attempt,
+                now=utc_now(),
+                lease_s=parts.settings.lease_s,
+                progress=read_progress(folder),
+            )
+    except Unavailable as error:
+        LOG.warning("run=%s heartbeat: %s", run.id, error)
+        return False
 
 
 def _stop_child(child: subprocess.Popen[bytes]) -> int | None:

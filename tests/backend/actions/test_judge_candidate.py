@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend.actions.change_champion import promote
 from backend.actions.judge_candidate import judge_candidate
 from backend.actions.open_run import open_run
 from backend.store import projects, runs
@@ -96,3 +97,16 @@ def test_judging_twice_gives_one_verdict(made: Installation) -> None:
     predict_all(made, model, disc(x=26))
     assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is not None
     assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is None
+
+
+def test_a_candidate_that_was_promoted_by_hand_ends_its_run(made: Installation) -> None:
+    run, model = _judging(made, "m1")
+    predict_all(made, model, disc(x=26))
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        row = session.get_one(Model, model.id)
+        promote(session, project, row, actor="operator", now=LATER, provisional=True, why="by hand")
+    assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is None
+    assert _champion(made).version == "m1"
+    with made.database.transaction() as session:
+        assert session.get_one(Run, run.id).state == "done"

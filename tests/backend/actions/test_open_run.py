@@ -1,14 +1,16 @@
+import dataclasses
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from backend.actions.open_run import open_run
+from backend.actions.open_run import facts_of, open_run
 from backend.store import masks, projects
 from mpamatch.domain.policy import Policy
+from mpamatch.domain.schedule import decide
 from mpamatch.files.rasters import encode_raster
 from tests.builders import Installation, disc, installation
 
@@ -85,3 +87,16 @@ def test_a_trained_champion_is_where_the_next_run_starts(made: Installation) -> 
     for tile in made.tiles("train")[:2]:
         _mask(made, tile.id, disc())
     assert _snapshot(made)["start_model"] == champion.id
+
+
+def test_labels_that_never_pause_start_a_run_all_the_same(made: Installation) -> None:
+    for tile in made.tiles("train")[:2]:
+        _mask(made, tile.id, disc())
+    with made.database.transaction() as session:
+        facts = facts_of(session, projects.get(session, made.project_id))
+    assert facts.first_change_at is not None
+    assert facts.last_change_at is not None
+    assert facts.first_change_at < facts.last_change_at
+    busy = Policy(debounce_s=3600, retrain_after_tiles=2).trigger
+    late = facts.first_change_at + timedelta(seconds=3601)
+    assert decide(late, dataclasses.replace(facts, last_change_at=late), busy).start

@@ -124,3 +124,16 @@ def test_dead_holders_of_this_machine_free_their_run_at_once(made: Installation)
         assert runs.due(session, now=NOW + timedelta(seconds=1))
         again = runs.claim_training(session, now=NOW + timedelta(seconds=1), holder="b", lease_s=60)
         assert again is not None
+
+
+def test_a_cancelled_run_whose_worker_died_ends_all_the_same(made: Installation) -> None:
+    run = _queued(made)
+    with made.database.transaction() as session:
+        runs.claim_training(session, now=NOW, holder="w", lease_s=60)
+    with made.database.transaction() as session:
+        session.get_one(Run, run.id).cancel_requested = True
+        assert runs.end_cancelled(session, now=NOW) == 0  # its worker may still notice by itself
+        assert runs.claim_training(session, now=NOW + timedelta(seconds=61), holder="v", lease_s=60) is None
+        assert not runs.due(session, now=NOW + timedelta(seconds=61))
+        assert runs.end_cancelled(session, now=NOW + timedelta(seconds=61)) == 1
+        assert runs.open_run(session, made.project_id) is None
