@@ -21,7 +21,7 @@ from backend.store import events, masks, predictions, projects, queue, tasks
 from backend.store.blobs import BlobFolder
 from backend.store.sessions import Database
 from backend.store.tables import Annotation, Project, Task, Tile
-from mpamatch.errors import BadInput
+from mpamatch.errors import BadInput, NotFound
 from mpamatch.files.rasters import encode_raster
 
 
@@ -83,7 +83,7 @@ def _apply(
     row.state = "skipped" if read.get("was_cancelled") else "present"
     session.flush()
     if row.state == "skipped":
-        masks.withdraw_of_annotation(session, row.id, now=now)
+        _withdraw(session, row, now=now)
     else:
         _read_mask(session, blobs, project_id, task, row, result, now=now)
     events.record(
@@ -113,8 +113,7 @@ def _read_mask(
     prediction = shown = None
     if row.shown_version is not None:
         prediction = predictions.by_version(session, project_id, row.shown_version, [tile.id]).get(tile.id)
-        for one in show_tile.read_shown(session, project, row.shown_version, [tile.id]).values():
-            shown = show_tile.result_of(blobs, one, classes, project.label_type)
+        shown = _shown(session, blobs, project, row.shown_version, tile.id)
     try:
         reading = result_to_mask(
             list(result),
@@ -125,16 +124,28 @@ def _read_mask(
         )
     except BadInput as error:
         row.state, row.problem = "quarantined", str(error)
-        masks.withdraw_of_annotation(session, row.id, now=now)
+        _withdraw(session, row, now=now)
         return
     _keep_mask(session, blobs, tile, row, reading, None if prediction is None else prediction.id)
+
+
+def _shown(
+    session: Session, blobs: BlobFolder, project: Project, version: str, tile_id: int
+) -> list[dict[str, Any]] | None:
+    """What the page showed; None where it is not known any more. A lost raster of ours must not cost a label."""
+    one = show_tile.read_shown(session, project, version, [tile_id]).get(tile_id)
+    if one is None:
+        return None
+    try:
+        return show_tile.result_of(blobs, one, projects.classes_of(project), project.label_type)
+    except (BadInput, NotFound):
+        return None
 
 
 def _keep_mask(
     session: Session, blobs: BlobFolder, tile: Tile, row: Annotation, reading: MaskReading, prediction_id: int | None
 ) -> None:
-    if reading.artefact:
-        tile.state = "artefact"
+    tile.state = "artefact" if reading.artefact else "ready"
     masks.append(
         session,
         tile_id=tile.id,
@@ -144,6 +155,16 @@ def _keep_mask(
         annotation_id=row.id,
         prediction_id=prediction_id,
     )
+
+
+def _withdraw(session: Session, row: Annotation, *, now: datetime) -> None:
+    """Take back what an annotation said: its masks, and that its tile is an artefact."""
+    masks.withdraw_of_annotation(session, row.id, now=now)
+    others = select(Annotation.id).where(
+        Annotation.tile_id == row.tile_id, Annotation.state == "present", Annotation.id != row.id
+    )
+    if session.scalar(others.limit(1)) is None:
+        session.get_one(Tile, row.tile_id).state = "ready"
 
 
 def _withdraw_missing(session: Session, project_id: int, task: Task, present: set[int], *, now: datetime) -> int:
@@ -160,7 +181,7 @@ def _withdraw_missing(session: Session, project_id: int, task: Task, present: se
     ]
     for row in gone:
         row.state = "deleted"
-        masks.withdraw_of_annotation(session, row.id, now=now)
+        _withdraw(session, row, now=now)
         events.record(
             session,
             project_id=project_id,

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from backend.actions import show_tile
+from backend.actions.adopt_task import adopt_task
 from backend.labelstudio.client import LabelStudioClient
 from backend.store import events, predictions, projects, queue, tasks
 from backend.store.blobs import BlobFolder
@@ -150,7 +151,11 @@ class HeadReconciler:
                 queue.set_state(session, projects.get(session, project.id), [task.tile_id], "open")
         # Our tasks without a row: an import whose answer we never stored. Adopt them when the tile has no other task.
         unknown = [t for t in sorted(there) if _tile_id(there[t]) is not None and t not in known]
-        surplus = [t for t in unknown if not self._adopt(project.id, there[t]) and not there[t].get("draft_exists")]
+        surplus = [
+            t
+            for t in unknown
+            if not adopt_task(self.database, project.id, there[t]) and not there[t].get("draft_exists")
+        ]
         if surplus:
             self.client.delete_tasks(_ls_project(project), surplus)
             for ls_task_id in surplus:
@@ -162,17 +167,6 @@ class HeadReconciler:
         except NotFound:
             return True
         return False
-
-    def _adopt(self, project_id: int, ls_task: LsTask) -> bool:
-        tile_id = _tile_id(ls_task)
-        with self.database.transaction() as session:
-            tile = None if tile_id is None else session.get(Tile, tile_id)
-            if tile is None or tile.project_id != project_id or tasks.of_tile(session, tile.id) is not None:
-                return False
-            session.add(Task(project_id=project_id, tile_id=tile.id, ls_task_id=int(ls_task["id"]), origin="head"))
-            project = projects.get(session, project_id)
-            queue.set_state(session, project, [tile.id], "leased", holder=queue.IN_LABEL_STUDIO)
-        return True
 
     def _in_use(self, scene: Scene, row: Task) -> bool:
         """Whether a page may show it: a draft, or its picture asked for lately. Uploads' pictures are not ours."""
@@ -435,8 +429,7 @@ def _shows(ls_task: LsTask, version: str) -> bool:
 
 
 def _tile_id(ls_task: LsTask) -> int | None:
-    value = ls_task.get("data", {}).get("tile_id")
-    return value if isinstance(value, int) and value > 0 else None
+    return show_tile.tile_of(ls_task.get("data"))
 
 
 def _ls_project(project: Project) -> int:

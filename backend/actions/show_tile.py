@@ -42,6 +42,16 @@ def link(keys: KeyRing, public_url: str, tile_id: int, expires_at: datetime) -> 
     return f"{public_url}/tiles/{tile_id}.png?expires={expires_s}&key={keys.key_id}&signature={signature}"
 
 
+def tile_of(data: Any) -> int | None:
+    """The tile that a task's data shows through a link of ours; a number that somebody else put there is not ours."""
+    if not isinstance(data, dict):
+        return None
+    tile_id, image = data.get("tile_id"), data.get("image")
+    if type(tile_id) is not int or not 0 < tile_id < 1 << 63 or not isinstance(image, str):
+        return None
+    return tile_id if image.partition("?")[0].endswith(f"/tiles/{tile_id}.png") else None
+
+
 def read_shown(session: Session, project: Project, version: str, tile_ids: Sequence[int]) -> dict[int, Shown]:
     """By tile: the stored prediction of ``version`` and the regions to point at. Audit tiles are blind."""
     found = predictions.by_version(session, project.id, version, tile_ids)

@@ -16,7 +16,7 @@ from backend.store import events, images, tasks
 from backend.store.blobs import BlobFolder
 from backend.store.sessions import Database
 from backend.store.tables import Image, Task, Tile
-from mpamatch.errors import BadInput, MpamatchError
+from mpamatch.errors import BadInput, MpamatchError, NotFound
 from mpamatch.files.images import encode_png, read_image
 
 
@@ -38,7 +38,7 @@ def take_in_uploads(
             continue
         try:
             _take_in(database, blobs, client, project_id, ls_task, now=now)
-        except BadInput as error:
+        except (BadInput, NotFound) as error:
             problems.append(str(error))
     return problems
 

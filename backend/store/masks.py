@@ -47,6 +47,8 @@ def append(
         same_source = newest.annotation_id == annotation_id
         if same_source and (newest.blob, newest.origin) == (blob, origin):
             return None
+    if origin == "imported" and _imported_before(session, tile_id, blob):
+        return None  # registering a folder again must not lay its masks over what people drew since
     mask = Mask(
         tile_id=tile_id,
         version=1 if newest is None else newest.version + 1,
@@ -59,6 +61,11 @@ def append(
     session.add(mask)
     session.flush()
     return mask
+
+
+def _imported_before(session: Session, tile_id: int, blob: str) -> bool:
+    query = select(Mask.id).where(Mask.tile_id == tile_id, Mask.origin == "imported", Mask.blob == blob)
+    return session.scalar(query.limit(1)) is not None
 
 
 def withdraw_of_annotation(session: Session, annotation_id: int, *, now: datetime) -> int:

@@ -7,12 +7,14 @@ harmless. Label Studio being away stops only the stages that need it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select
 
+from backend.actions import show_tile
+from backend.actions.adopt_task import adopt_task
 from backend.actions.collect_annotation import collect_task, mark_removed
 from backend.actions.judge_candidate import judge_candidate
 from backend.actions.open_run import open_run
@@ -60,17 +62,11 @@ def _stages(parts: Parts, client: LabelStudioClient | None, project: Project, *,
     project_id = project.id
     moved = False
     if client is not None:
-        try:
-            moved |= _labels_in(parts, client, project, full=full)
-        except Unavailable as error:
-            LOG.warning("project=%s labels: %s", project_id, error)
-    moved |= _judge(parts, project_id)
-    moved |= rank_queue(parts.database, project_id)
+        moved |= _stage("labels", project_id, lambda: _labels_in(parts, client, project, full=full))
+    moved |= _stage("verdict", project_id, lambda: _judge(parts, project_id))
+    moved |= _stage("ranking", project_id, lambda: rank_queue(parts.database, project_id))
     if client is not None and (full or moved or _head_is_due(parts, project_id)):
-        try:
-            moved |= _head_out(parts, client, project_id)
-        except Unavailable as error:
-            LOG.warning("project=%s head: %s", project_id, error)
+        moved |= _stage("head", project_id, lambda: _head_out(parts, client, project_id))
     run, decision = open_run(parts.database, parts.blobs, project_id, now=utc_now())
     if run is not None:
         LOG.info("project=%s run=%s queued: %s", project_id, run.number, "; ".join(decision.reasons))
@@ -82,6 +78,15 @@ def _stages(parts: Parts, client: LabelStudioClient | None, project: Project, *,
         ):
             parts.wakeups.predict()
     return moved
+
+
+def _stage(name: str, project_id: int, work: Callable[[], bool]) -> bool:
+    """One stage; what is wrong with it is said, and the other stages go on."""
+    try:
+        return work()
+    except MpamatchError as error:
+        LOG.warning("project=%s %s: %s", project_id, name, error)
+        return False
 
 
 # -- labels ---------------------------------------------------------------------------------------------------------
@@ -111,6 +116,9 @@ def _apply(parts: Parts, client: LabelStudioClient, project: Project, delivery: 
     except MpamatchError as error:
         problem = str(error)
         LOG.warning("project=%s inbox=%s %s", project.id, delivery.id, error)
+    except Exception as error:  # one odd delivery must not hold up the others for ever; the poll looks again
+        problem = f"unexpected {type(error).__name__}"
+        LOG.exception("project=%s inbox=%s failed", project.id, delivery.id)
     with parts.database.transaction() as session:
         inbox.applied(session, [delivery.id], now=utc_now(), problem=problem)
     return changed
@@ -181,11 +189,13 @@ def _collect(
     parts: Parts, client: LabelStudioClient, project: Project, ls_tasks: list[dict[str, Any]], told: dict[int, str]
 ) -> int:
     now = utc_now()
-    foreign = [t for t in ls_tasks if not (t.get("data") or {}).get("tile_id")]
+    foreign = [t for t in ls_tasks if show_tile.tile_of(t.get("data")) is None]
     for problem in take_in_uploads(parts.database, parts.blobs, client, project.id, foreign, now=now):
         LOG.warning("project=%s %s", project.id, problem)
     if foreign:
         parts.wakeups.predict()
+    for ls_task in ls_tasks:
+        adopt_task(parts.database, project.id, ls_task)
     return sum(
         collect_task(parts.database, parts.blobs, project.id, t, now=now, shown=_shown(client, t, told))
         for t in ls_tasks
@@ -197,12 +207,21 @@ def _poll(parts: Parts, client: LabelStudioClient, project: Project) -> int:
     with parts.database.transaction() as session:
         cursor = projects.get(session, project.id).ls_cursor
     since = None if cursor is None else cursor - CURSOR_OVERLAP
-    changed, newest = 0, cursor
+    changed, newest, held_back = 0, cursor, None
     assert project.ls_project_id is not None
     for ls_task in client.tasks(project.ls_project_id, changed_since=since):
-        changed += _collect(parts, client, project, [ls_task], {})
         updated_at = datetime.fromisoformat(ls_task["updated_at"])
+        try:
+            changed += _collect(parts, client, project, [ls_task], {})
+        except Unavailable:
+            raise
+        except Exception as error:  # the rest goes on, and the cursor waits: this one is read again
+            held_back = updated_at if held_back is None else min(held_back, updated_at)
+            known = isinstance(error, MpamatchError)
+            LOG.warning("project=%s task=%s %s", project.id, ls_task["id"], error, exc_info=not known)
         newest = updated_at if newest is None else max(newest, updated_at)
+    if held_back is not None and newest is not None:
+        newest = min(newest, held_back)
     if newest != cursor:
         with parts.database.transaction() as session:
             projects.get(session, project.id).ls_cursor = newest

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from backend.actions import show_tile
+from backend.actions.adopt_task import adopt_task
 from backend.actions.collect_annotation import collect_task, mark_removed
 from backend.actions.rank_queue import rank_queue
 from backend.labelstudio.results import class_map_to_result, scope_item
-from backend.store import masks, projects, queue
+from backend.store import masks, predictions, projects, queue
 from backend.store.tables import Annotation, Mask, Task, Tile
 from mpamatch.files.rasters import decode_raster
 from tests.builders import Installation, add_model, disc, installation, predict_all
@@ -190,3 +192,42 @@ def test_an_artefact_leaves_the_pool(made: Installation) -> None:
 
 def test_a_task_that_is_not_ours_is_no_error(made: Installation) -> None:
     assert collect_task(made.database, made.blobs, made.project_id, {"id": 999, "annotations": []}, now=NOW) == 0
+
+
+@pytest.mark.parametrize("how", ["changed", "deleted", "skipped"])
+def test_an_artefact_taken_back_returns_its_tile(made: Installation, how: str) -> None:
+    _read(made, _annotation(made, disc(), scope="artefact"))
+    later = {"updated_at": "2026-03-01T11:00:00Z"}
+    after = {
+        "changed": [_annotation(made, disc(), **later)],
+        "deleted": [],
+        "skipped": [_annotation(made, disc(), scope="artefact", was_cancelled=True, **later)],
+    }
+    _read(made, *after[how])
+    with made.database.transaction() as session:
+        assert session.get_one(Tile, _tile(made).id).state == "ready"
+        assert len(masks.current(session, made.project_id)) == (1 if how == "changed" else 0)
+
+
+def test_a_lost_raster_of_ours_costs_no_label(made: Installation) -> None:
+    with made.database.transaction() as session:
+        shown = predictions.by_version(session, made.project_id, "m1", [_tile(made).id])[_tile(made).id]
+    made.blobs.path(shown.class_blob).unlink()
+    _read(made, _annotation(made, disc(x=20)))
+    assert len(_masks(made)) == 1
+
+
+def test_a_task_whose_import_was_never_written_down_is_adopted_with_its_label(made: Installation) -> None:
+    tile = made.tiles("train")[1]
+    link = show_tile.link(made.keys, "http://127.0.0.1:1", tile.id, NOW)
+    task = {"id": 77, "data": {"image": link, "tile_id": tile.id}, "annotations": [_annotation(made, disc())]}
+    assert adopt_task(made.database, made.project_id, task)
+    assert not adopt_task(made.database, made.project_id, task)
+    assert collect_task(made.database, made.blobs, made.project_id, task, now=NOW) == 1
+    assert len(_masks(made)) == 1
+
+
+def test_a_tile_id_that_somebody_else_wrote_is_not_ours(made: Installation) -> None:
+    tile = made.tiles("train")[1]
+    for data in ({"image": "/data/upload/1/a.png", "tile_id": tile.id}, {"tile_id": tile.id}, None, {"tile_id": True}):
+        assert not adopt_task(made.database, made.project_id, {"id": 77, "data": data})

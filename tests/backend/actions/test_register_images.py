@@ -7,7 +7,7 @@ from backend.actions.register_images import RegisterItem, register
 from backend.store import images, masks
 from mpamatch.files.images import encode_png, read_image
 from mpamatch.files.masks import write_mask
-from mpamatch.files.rasters import decode_raster
+from mpamatch.files.rasters import decode_raster, encode_raster
 from tests.builders import Installation, disc, installation, picture
 
 pytestmark = pytest.mark.database
@@ -98,3 +98,16 @@ def test_a_mask_of_another_size_is_one_line_and_the_image_stays(made: Installati
     )
     assert (report.images, report.masks, len(report.problems)) == (1, 0, 1)
     assert "m.png" in report.problems[0]
+
+
+def test_registering_a_folder_again_lays_no_mask_over_what_was_drawn_since(made: Installation, tmp_path: Path) -> None:
+    mask = tmp_path / "a_mask.png"
+    mask.write_bytes(write_mask(disc()))
+    items = [RegisterItem(_png(tmp_path, "a.png", picture(1)), "a", mask=mask)]
+    register(made.database, made.blobs, made.project_id, items)
+    drawn = made.blobs.put(encode_raster(disc(x=20)))
+    with made.database.transaction() as session:
+        masks.append(session, tile_id=made.tiles()[0].id, origin="annotated", blob=drawn, reviewed_share=1.0)
+    assert register(made.database, made.blobs, made.project_id, items).masks == 0
+    with made.database.transaction() as session:
+        assert [m.blob for m in masks.current(session, made.project_id)] == [drawn]
