@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -128,11 +129,19 @@ def _tail(log: Path, lines: int = 15) -> list[str]:
     return log.read_text(errors="replace").splitlines()[-lines:]
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def running(options: list[str], **settings: Any) -> Iterator[Stack]:
     """A stack that is stopped at the end, however the test ends; its state is removed."""
     state = Path(tempfile.mkdtemp(prefix="mpamatch-stack-"))
     environment = {**os.environ, "MPAMATCH_STATE": str(state)}
+    # Ports of its own: a stack of somebody else may be starting at the same moment.
+    settings = {"api_port": _free_port(), "label_studio_port": _free_port(), **settings}
     environment |= {f"MPAMATCH_{name.upper()}": str(value) for name, value in settings.items()}
     stack = Stack(state, options, environment)
     try:

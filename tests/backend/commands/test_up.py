@@ -75,8 +75,13 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+NAMES = ("IMAGES", "MASKS", "CLASSES", "PYTHON")
+
+
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    # `make test` runs these: its own flags must not reach the make that is tested.
+    around = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", *NAMES)}
+    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, check=False, env=around)
 
 
 def test_make_run_starts_the_demonstration(checkout: Path) -> None:
