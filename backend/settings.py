@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where torch computes")
     threads: int | None = Field(None, ge=1, description="threads of each torch process; unset: cores shared out")
     sweep_s: float = Field(15.0, gt=0, description="seconds between two looks at what is due")
+    compare_s: float = Field(
+        300.0, gt=0, description="seconds between two comparisons of all annotations with Label Studio, for deletions"
+    )
     lease_s: float = Field(60.0, gt=0, description="a worker's claim on a row ends this long after its last sign")
     heartbeat_s: float = Field(2.0, gt=0, description="seconds between two signs of life of a running job")
     job_attempts: int = Field(3, ge=1, description="a job that ended its worker this often is given up")

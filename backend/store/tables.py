@@ -87,6 +87,7 @@ class Project(Base):
     ls_webhook_secret: Mapped[bytes | None]
     ls_model_version: Mapped[str | None]
     ls_cursor: Mapped[datetime | None]
+    ls_compared_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

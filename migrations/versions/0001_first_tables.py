@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("ls_webhook_secret", sa.LargeBinary(), nullable=True),
         sa.Column("ls_model_version", sa.Text(), nullable=True),
         sa.Column("ls_cursor", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ls_compared_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("id", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("label_type IN ('brush', 'bitmask', 'polygon')", name=op.f("ck_project_label_type")),

@@ -41,7 +41,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stack(drawn: Path) -> Iterator[Stack]:
     options = ["--images", str(drawn), "--classes", "background,gland"]
-    settings = {"retrain_after_tiles": AFTER, "debounce_s": 2, "head_size": 20, "sweep_s": 5, "open_page_s": 15}
+    settings = {
+        "retrain_after_tiles": AFTER,
+        "debounce_s": 2,
+        "head_size": 20,
+        "sweep_s": 5,
+        "open_page_s": 15,
+        "compare_s": 10,
+    }
     with running(options, train_profile="quick", **settings) as up:
         up.wait("the first head", lambda: _settled(up))
         yield up
@@ -338,13 +345,31 @@ def _run_count(stack: Stack) -> int:
         return len(session.scalars(select(Run)).all())
 
 
+def test_a_label_deleted_while_no_webhook_told_is_withdrawn(stack: Stack) -> None:
+    stack.wait("quiet", lambda: _no_open_run(stack), 300)
+    with stack.database() as database, database.transaction() as session:
+        row = session.scalars(
+            select(Annotation).where(Annotation.state == "present").order_by(Annotation.id.desc())
+        ).first()
+    assert row is not None
+    for hook in stack.client.webhooks(stack.ls_project_id):
+        stack.client.delete_webhook(int(hook["id"]))
+    stack.client.delete_annotation(row.ls_annotation_id)
+
+    def withdrawn() -> bool:
+        mask = _mask_of(stack, row.ls_annotation_id)
+        return mask is not None and mask.withdrawn_at is not None
+
+    stack.wait("the withdrawal", withdrawn, 60)
+
+
 def test_every_label_is_in_the_store_once_and_counted_by_one_run(stack: Stack) -> None:
     """Read last: what the whole module submitted, compared with what Label Studio holds."""
     stack.wait("quiet", lambda: _no_open_run(stack), 300)
     there = {a for ids in stack.client.annotation_ids(stack.ls_project_id).values() for a in ids}
     with stack.database() as database, database.transaction() as session:
         project = projects.choose(session, None)
-        rows = list(session.scalars(select(Annotation)))
+        rows = list(session.scalars(select(Annotation).where(Annotation.state != "deleted")))
         assert {a.ls_annotation_id for a in rows} == there
         assert len(rows) == len(there)
         counted = [m for m in masks.current(session, project.id) if m.first_run_id is not None]

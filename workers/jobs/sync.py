@@ -23,7 +23,8 @@ from backend.actions.rank_queue import rank_queue
 from backend.actions.take_in_uploads import take_in_uploads
 from backend.clock import utc_now
 from backend.labelstudio.client import LabelStudioClient
-from backend.store import inbox, predictions, projects, runs
+from backend.store import inbox, predictions, projects, runs, tasks
+from backend.store.annotations import ids_by_task
 from backend.store.tables import Annotation, Inbox, Project
 from mpamatch.errors import MpamatchError, NotFound, Unavailable
 from workers.parts import Parts
@@ -100,6 +101,7 @@ def _labels_in(parts: Parts, client: LabelStudioClient, project: Project, *, ful
         changed += _apply(parts, client, project, delivery)
     if full:
         changed += _poll(parts, client, project)
+        changed += _compare(parts, client, project)
     return bool(waiting or changed)
 
 
@@ -225,6 +227,25 @@ def _poll(parts: Parts, client: LabelStudioClient, project: Project) -> int:
     if newest != cursor:
         with parts.database.transaction() as session:
             projects.get(session, project.id).ls_cursor = newest
+    return changed
+
+
+def _compare(parts: Parts, client: LabelStudioClient, project: Project) -> int:
+    """Find what no change of a task tells: a deletion whose webhook was lost shows only in the set of ids."""
+    assert project.ls_project_id is not None
+    now = utc_now()
+    with parts.database.transaction() as session:
+        compared_at = projects.get(session, project.id).ls_compared_at
+        if compared_at is not None and now - compared_at < timedelta(seconds=parts.settings.compare_s):
+            return 0
+    there = client.annotation_ids(project.ls_project_id)
+    with parts.database.transaction() as session:
+        ours = ids_by_task(session, project.id)
+        known = tasks.known_ids(session, project.id, list(there))
+    differing = [t for t in sorted({*ours, *known}) if ours.get(t, set()) != set(there.get(t, ()))]
+    changed = sum(_read_task(parts, client, project, ls_task_id, {}) for ls_task_id in differing)
+    with parts.database.transaction() as session:
+        projects.get(session, project.id).ls_compared_at = now
     return changed
 
 
