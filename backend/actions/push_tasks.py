@@ -7,31 +7,26 @@ that the page names: a submit would be refused.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy.orm import Session
-
 from backend.actions import show_tile
 from backend.actions.adopt_task import adopt_task
+from backend.actions.plan_head import LsTask, Scene, Wanted, look, ls_project_of, shown_versions, unseen
 from backend.labelstudio.client import LabelStudioClient
-from backend.store import events, predictions, projects, queue, tasks
+from backend.store import events, projects, queue, tasks
 from backend.store.blobs import BlobFolder
 from backend.store.secrets import KeyRing
 from backend.store.sessions import Database
-from backend.store.tables import Image, Project, Task, Tile
-from mpamatch.domain.ordering import ascending_scores
-from mpamatch.errors import NotFound
+from backend.store.tables import Project, Task
+from mpamatch.errors import BadInput, NotFound
 
+LOG = logging.getLogger("mpamatch.head")
 CHUNK = 100
 COLUMNS = ("draft_exists", "predictions_model_versions")
-# With a pool of this many heads or less, a new champion is shown together with its new order; a larger pool would keep
-# people waiting, so there its predictions come first and the order follows.
-SMALL_POOL_HEADS = 10
-
-LsTask = dict[str, Any]
 
 
 @dataclass
@@ -43,34 +38,10 @@ class PushReport:
     removed: int = 0
     refreshed: int = 0
     waiting_for: int = 0
-    uploads: list[LsTask] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
         return bool(self.added or self.removed or self.refreshed)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How one tile should look in Label Studio: where it would stand by itself, and the words above it."""
-
-    tile_id: int
-    natural: float
-    why: str
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What one pass knows: our rows of waiting tasks, what Label Studio holds, and what should be there."""
-
-    ls_project_id: int
-    version: str
-    there: Mapping[int, LsTask]
-    rows: Sequence[Task]
-    wanted: Mapping[int, Wanted]
-    head: Sequence[int]
-    has_task: frozenset[int]
-    now: datetime
 
 
 class HeadReconciler:
@@ -103,12 +74,11 @@ class HeadReconciler:
             champion = projects.champion(session, project)
             report.version = project.ls_model_version
             ranked = queue.size(session, project) > 0
-            report.waiting_for = _unseen(session, project)
+            report.waiting_for = unseen(session, project)
         if project.ls_project_id is None:
             return report
         listed = self.client.tasks(project.ls_project_id, fields_all=False, unlabelled_only=True, columns=COLUMNS)
         there = {int(t["id"]): t for t in listed}
-        report.uploads = [t for t in there.values() if not _tile_id(t)]
         self._settle(project, there)
         if report.waiting_for or not ranked:
             return report
@@ -118,26 +88,11 @@ class HeadReconciler:
         self._fix_version(project.ls_project_id, champion.version)
         return report
 
-    # -- what is there ------------------------------------------------------------------------------------------
-
-    def _look(self, project_id: int, version: str, there: Mapping[int, LsTask], now: datetime) -> Scene:
+    def _look(self, project_id: int, version: str, there: dict[int, LsTask], now: datetime) -> Scene:
         with self.database.transaction() as session:
-            project = projects.get(session, project_id)
-            rows = list(tasks.live(session, project_id))
-            head = [e.tile_id for e in queue.head(session, project, projects.policy_of(project).head_size)]
-            # A row that is not among the waiting tasks was just labelled there; its label is on its way here.
-            live = [t for t in rows if t.ls_task_id in there]
-            wanted = _wanted(session, project, {*head, *(t.tile_id for t in live)})
-        return Scene(
-            ls_project_id=_ls_project(project),
-            version=version,
-            there=there,
-            rows=live,
-            wanted=wanted,
-            head=head,
-            has_task=frozenset(t.tile_id for t in rows),
-            now=now,
-        )
+            return look(session, project_id, version, there, open_page=self.open_page, now=now)
+
+    # -- what is there ------------------------------------------------------------------------------------------
 
     def _settle(self, project: Project, there: dict[int, LsTask]) -> None:
         """Make rows and Label Studio agree on which tasks exist."""
@@ -150,14 +105,14 @@ class HeadReconciler:
                 session.get_one(Task, task.id).state = "gone"
                 queue.set_state(session, projects.get(session, project.id), [task.tile_id], "open")
         # Our tasks without a row: an import whose answer we never stored. Adopt them when the tile has no other task.
-        unknown = [t for t in sorted(there) if _tile_id(there[t]) is not None and t not in known]
+        unknown = [t for t in sorted(there) if show_tile.tile_of(there[t].get("data")) and t not in known]
         surplus = [
             t
             for t in unknown
             if not adopt_task(self.database, project.id, there[t]) and not there[t].get("draft_exists")
         ]
         if surplus:
-            self.client.delete_tasks(_ls_project(project), surplus)
+            self.client.delete_tasks(ls_project_of(project), surplus)
             for ls_task_id in surplus:
                 there.pop(ls_task_id)
 
@@ -168,23 +123,12 @@ class HeadReconciler:
             return True
         return False
 
-    def _in_use(self, scene: Scene, row: Task) -> bool:
-        """Whether a page may show it: a draft, or its picture asked for lately. Uploads' pictures are not ours."""
-        if scene.there[row.ls_task_id].get("draft_exists"):
-            return True
-        seen_at = row.opened_at or (row.refreshed_at if row.origin == "uploaded" else None)
-        return seen_at is not None and scene.now - seen_at < self.open_page
-
     # -- a new champion -----------------------------------------------------------------------------------------
 
     def _roll_out(self, scene: Scene, project_id: int, report: PushReport) -> None:
         """Import the new version for every waiting task, count, and switch; stale ones go in ``_mend``."""
-        held = self.client.model_versions(scene.ls_project_id)
-        if held.get(scene.version):  # an earlier roll-out died in the middle, or an earlier champion returns
-            self.client.delete_model_version(scene.ls_project_id, scene.version)
-        rows = _in_order(scene.rows, scene.wanted)
-        natural = [scene.wanted[t.tile_id].natural for t in rows]
-        self._import_predictions(project_id, scene, list(zip(rows, natural, strict=True)))
+        rows = scene.in_order()
+        self._put_predictions(project_id, scene, [(t, scene.wanted[t.tile_id].natural) for t in rows])
         if rows:
             self.client.set_model_version(scene.ls_project_id, scene.version)
         with self.database.transaction() as session:
@@ -209,13 +153,14 @@ class HeadReconciler:
         stale = [version for version, count in held.items() if count and version != scene.version]
         if not stale:
             return
-        if not any(self._in_use(scene, row) for row in scene.rows):
+        with self.database.transaction() as session:
+            scene = scene.read_again(session)
+        if not any(scene.in_use(row) for row in scene.rows):
             for version in stale:
                 self.client.delete_model_version(scene.ls_project_id, version)
             return
         for row in scene.rows:
-            shown = str(scene.there[row.ls_task_id].get("predictions_model_versions") or "")
-            if self._in_use(scene, row) or not any(version in shown for version in stale):
+            if scene.in_use(row) or not set(stale).intersection(shown_versions(scene.there[row.ls_task_id])):
                 continue
             for prediction in self.client.task(row.ls_task_id).get("predictions", []):
                 if prediction.get("model_version") != scene.version:
@@ -224,31 +169,16 @@ class HeadReconciler:
     # -- the head -----------------------------------------------------------------------------------------------
 
     def _mend(self, scene: Scene, project_id: int, report: PushReport) -> None:
-        head = set(scene.head)
-        surplus = [t for t in scene.rows if t.tile_id not in head and t.origin == "head" and not self._in_use(scene, t)]
+        surplus, missing = scene.surplus(), scene.missing()
         leaving = {t.id for t in surplus}
         by_tile = {t.tile_id: t for t in scene.rows if t.id not in leaving}
-        missing = [tile_id for tile_id in scene.head if tile_id not in scene.has_task]
-        places = sorted((scene.wanted[t] for t in {*by_tile, *missing}), key=lambda w: (w.natural, w.tile_id))
-        scores = self._scores(scene, by_tile, places)
+        scores = scene.scores(by_tile, missing)
         self._rescore(project_id, scene, by_tile, scores, report)
         self._add(project_id, scene, [(scene.wanted[t], scores[t]) for t in missing], report)
         for row in by_tile.values():
-            if not self._in_use(scene, row):
-                self._refresh_data(row, scene)
+            self._refresh_data(row, scene)
         self._remove(project_id, scene, surplus, report)
         self._clear_stale(scene)
-
-    def _scores(self, scene: Scene, by_tile: Mapping[int, Task], places: Sequence[Wanted]) -> dict[int, float]:
-        """Ascending scores in our order; those that hold already stay, since each change is a call."""
-        present = [
-            by_tile[w.tile_id].score_sent
-            if w.tile_id in by_tile and by_tile[w.tile_id].model_version == scene.version
-            else None
-            for w in places
-        ]
-        scores = ascending_scores(present, [w.natural for w in places])
-        return {w.tile_id: score for w, score in zip(places, scores, strict=True)}
 
     def _rescore(
         self,
@@ -261,21 +191,19 @@ class HeadReconciler:
         """Predictions of this version where they are missing; a changed score in place, so that open pages live on."""
         lacking = []
         for tile_id, row in by_tile.items():
-            if row.model_version != scene.version or not _shows(scene.there[row.ls_task_id], scene.version):
+            if row.model_version != scene.version or not scene.shows(row):
                 lacking.append((row, scores[tile_id]))
             elif row.score_sent != scores[tile_id]:
-                self._send_score(row, scene, scores[tile_id])
+                self._change_prediction(row, scene, score=scores[tile_id])
+                with self.database.transaction() as session:
+                    session.get_one(Task, row.id).score_sent = scores[tile_id]
                 report.refreshed += 1
-        self._import_predictions(project_id, scene, lacking)
-        report.refreshed += len(lacking)
+        report.refreshed += self._put_predictions(project_id, scene, lacking)
 
-    def _send_score(self, row: Task, scene: Scene, score: float) -> None:
+    def _change_prediction(self, row: Task, scene: Scene, **fields: Any) -> None:
         for prediction in self.client.task(row.ls_task_id).get("predictions", []):
             if prediction.get("model_version") == scene.version:
-                self.client.update_prediction(int(prediction["id"]), score=score)
-        with self.database.transaction() as session:
-            fresh = session.get_one(Task, row.id)
-            fresh.score_sent = score
+                self.client.update_prediction(int(prediction["id"]), **fields)
 
     def _add(self, project_id: int, scene: Scene, places: Sequence[tuple[Wanted, float]], report: PushReport) -> None:
         expires_at = scene.now + self.link_life
@@ -321,8 +249,11 @@ class HeadReconciler:
         old = left is None or left < self.link_life * show_tile.LINK_RENEW_SHARE
         moved = not str(data.get("image", "")).startswith(f"{self.public_url}/")
         renew = row.origin == "head" and (old or moved)
-        if row.why == wanted.why and not renew:
+        in_use = scene.in_use(row)  # then only the link is kept alive: a draft may wait longer than it lives
+        if (row.why == wanted.why or in_use) and not renew:
             return
+        if in_use and row.why is not None:
+            wanted = replace(wanted, why=row.why)
         expires_at = scene.now + self.link_life
         fresh_data = self._data(wanted, expires_at) if row.origin == "head" else {**data, "why": wanted.why}
         self.client.update_task_data(row.ls_task_id, fresh_data)
@@ -334,6 +265,11 @@ class HeadReconciler:
     def _remove(self, project_id: int, scene: Scene, rows: Sequence[Task], report: PushReport) -> None:
         if not rows:
             return
+        # Everything above took its time: who has opened, begun or labelled one meanwhile keeps it.
+        listed = self.client.tasks(scene.ls_project_id, fields_all=False, unlabelled_only=True, columns=COLUMNS)
+        with self.database.transaction() as session:
+            scene = replace(scene, there={int(t["id"]): t for t in listed}, rows=rows).read_again(session)
+        rows = [row for row in scene.rows if not scene.in_use(row)]
         self.client.delete_tasks(scene.ls_project_id, [t.ls_task_id for t in rows])
         with self.database.transaction() as session:
             for row in rows:
@@ -343,10 +279,19 @@ class HeadReconciler:
 
     # -- shared steps -------------------------------------------------------------------------------------------
 
-    def _import_predictions(self, project_id: int, scene: Scene, scored: Sequence[tuple[Task, float]]) -> None:
+    def _put_predictions(self, project_id: int, scene: Scene, scored: Sequence[tuple[Task, float]]) -> int:
+        """Returns how many there were to put: a tile that the model has not seen yet waits for its turn.
+
+        One of this version that is there already (a pass that died, an earlier champion, a page that asked too early)
+        is changed in place: deleting it would empty the project's version and refuse the labels of open pages.
+        """
+        put = 0
         for chunk in _chunks(scored, CHUNK):
             results = self._results(project_id, scene.version, [row.tile_id for row, _ in chunk])
             ready = [(row, score) for row, score in chunk if row.tile_id in results]
+            for row, score in ready:
+                if scene.shows(row):
+                    self._change_prediction(row, scene, result=results[row.tile_id], score=score)
             self.client.import_predictions(
                 scene.ls_project_id,
                 [
@@ -357,6 +302,7 @@ class HeadReconciler:
                         "model_version": scene.version,
                     }
                     for row, score in ready
+                    if not scene.shows(row)
                 ],
             )
             with self.database.transaction() as session:
@@ -368,15 +314,21 @@ class HeadReconciler:
             for row, _ in ready:
                 shown = scene.there[row.ls_task_id].get("predictions_model_versions") or ""
                 scene.there[row.ls_task_id]["predictions_model_versions"] = f"{shown} {scene.version}"
+            put += len(ready)
+        return put
 
     def _results(self, project_id: int, version: str, tile_ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
         with self.database.transaction() as session:
             project = projects.get(session, project_id)
             classes = projects.classes_of(project)
             shown = show_tile.read_shown(session, project, version, tile_ids)
-        return {
-            tile_id: show_tile.result_of(self.blobs, s, classes, project.label_type) for tile_id, s in shown.items()
-        }
+        results = {}
+        for tile_id, one in shown.items():
+            try:
+                results[tile_id] = show_tile.result_of(self.blobs, one, classes, project.label_type)
+            except (BadInput, NotFound) as error:  # one that cannot be shown must not hold up the others
+                LOG.warning("project=%s tile=%s cannot be shown: %s", project_id, tile_id, error)
+        return results
 
     def _data(self, wanted: Wanted, expires_at: datetime) -> dict[str, Any]:
         url = show_tile.link(self.keys, self.public_url, wanted.tile_id, expires_at)
@@ -388,59 +340,6 @@ class HeadReconciler:
             return
         if self.client.model_versions(ls_project_id).get(version):
             self.client.set_model_version(ls_project_id, version)
-
-
-def _unseen(session: Session, project: Project) -> int:
-    """How many predictions of the champion to wait for: the head's, or all of a small pool's."""
-    if project.champion_id is None:
-        return 0
-    head = predictions.missing_for(session, project.id, project.champion_id, live_tasks_only=True)
-    if project.ranked_model_id == project.champion_id:
-        return head
-    every = predictions.missing_for(session, project.id, project.champion_id, live_tasks_only=False)
-    small = every <= SMALL_POOL_HEADS * projects.policy_of(project).head_size
-    return every if small else head
-
-
-def _wanted(session: Session, project: Project, tile_ids: set[int]) -> dict[int, Wanted]:
-    size = queue.size(session, project)
-    entries = queue.of_tiles(session, project, sorted(tile_ids))
-    wanted = {}
-    for position, tile_id in enumerate(sorted(tile_ids)):
-        audit = _is_audit(session, tile_id)
-        entry = entries.get(tile_id)
-        if entry is not None:
-            why = show_tile.why_of(entry.reasons, audit=audit)
-            wanted[tile_id] = Wanted(tile_id, show_tile.score_of(entry.rank, size), why)
-        else:  # just uploaded: after every ranked one, apart from each other
-            last = show_tile.score_of(size, size)
-            natural = last + (1 - last) * (position + 1) / (len(tile_ids) + 2)
-            wanted[tile_id] = Wanted(tile_id, natural, show_tile.why_of(["taken in, not ranked yet"], audit=audit))
-    return wanted
-
-
-def _in_order(rows: Iterable[Task], wanted: Mapping[int, Wanted]) -> list[Task]:
-    return sorted(rows, key=lambda t: (wanted[t.tile_id].natural, t.tile_id))
-
-
-def _shows(ls_task: LsTask, version: str) -> bool:
-    """Whether a task carries a prediction of the version, as the light listing tells it."""
-    return version in str(ls_task.get("predictions_model_versions") or "").replace(",", " ").split()
-
-
-def _tile_id(ls_task: LsTask) -> int | None:
-    return show_tile.tile_of(ls_task.get("data"))
-
-
-def _ls_project(project: Project) -> int:
-    if project.ls_project_id is None:
-        raise NotFound(f"project {project.key}", "is not connected to Label Studio", "run `mpamatch connect`")
-    return int(project.ls_project_id)
-
-
-def _is_audit(session: Session, tile_id: int) -> bool:
-    tile = session.get_one(Tile, tile_id)
-    return bool(session.get_one(Image, tile.image_id).split == "audit")
 
 
 def _chunks(rows: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

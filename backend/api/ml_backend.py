@@ -127,7 +127,7 @@ def _predict(request: Request, key: str, body: dict[str, Any]) -> dict[str, Any]
     asked = body.get("tasks")
     if not isinstance(asked, list) or not all(isinstance(t, dict) for t in asked):
         raise BadInput("predict", "has no list of tasks", "send the body that Label Studio sends")
-    tile_ids = [_tile_of(parts, project, t) for t in asked]
+    tile_ids = _tiles_of(parts, project, asked)
     known = sorted({t for t in tile_ids if t is not None})
     _await_predictions(parts, project.id, version, known)
     answers = _answers(parts, project.id, version, known)
@@ -169,14 +169,13 @@ def _await_predictions(parts: Parts, project_id: int, version: str, tile_ids: li
         time.sleep(POLL_S)
 
 
-def _tile_of(parts: Parts, project: Project, task: dict[str, Any]) -> int | None:
-    """Our tile behind a task: by our own row for it, never by what the request says of itself."""
-    ls_task_id = task.get("id")
-    if not isinstance(ls_task_id, int):
-        return None
+def _tiles_of(parts: Parts, project: Project, asked: list[dict[str, Any]]) -> list[int | None]:
+    """Our tiles behind some tasks: by our own rows for them, never by what the request says of itself."""
+    numbers = [t.get("id") for t in asked]
+    valid = {n for n in numbers if type(n) is int and 0 < n < 1 << 63}
     with parts.database.transaction() as session:
-        row = tasks.by_ls_id(session, project.id, ls_task_id)
-        return None if row is None else row.tile_id
+        known = tasks.tiles_by_ls_id(session, project.id, valid)
+    return [known.get(n) if type(n) is int else None for n in numbers]
 
 
 def _open(request: Request, key: str) -> tuple[Project, str]:

@@ -105,9 +105,9 @@ def test_setup_and_predict_name_the_same_version(client: TestClient) -> None:
 
 
 def test_predict_answers_one_result_per_task_in_their_order_and_audit_tiles_blind(client: TestClient) -> None:
-    body = {"tasks": [{"id": 1593}, {"id": 4}, {"id": 1592}, {"id": "x"}]}
+    body = {"tasks": [{"id": 1593}, {"id": 4}, {"id": 1592}, {"id": "x"}, {"id": 10**30}, {"id": True}, {}]}
     results = client.post("/ml/test-glands/predict", json=body, headers=_basic()).json()["results"]
-    assert [len(r["result"]) > 0 for r in results] == [False, False, True, False]
+    assert [len(r["result"]) > 0 for r in results] == [False, False, True, False, False, False, False]
     kinds = [item["type"] for item in results[2]["result"]]
     assert kinds.count("brushlabels") == 1
     assert "rectanglelabels" in kinds
