@@ -34,7 +34,7 @@ def servers_state() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(servers_state: Path) -> Iterator[EmbeddedPostgres]:
-    """The running server of this session."""
+    """The running server that all tests share."""
     server = EmbeddedPostgres(servers_state, options=_FORGETFUL)
     child = server.start()
     yield server
@@ -74,7 +74,7 @@ def empty_database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_server(servers_state: Path) -> Iterator[EmbeddedRedis]:
-    """The running broker of this session."""
+    """The running broker that all tests share."""
     server = EmbeddedRedis(servers_state)
     child = server.start()
     yield server
