@@ -21,6 +21,8 @@ SWEEP = "mpamatch.sweep"
 QUEUES = {SYNC: "io", SWEEP: "io", PREDICT: "predict", TRAIN: "train"}
 # A message held by a worker longer than this is given to another one as well; our leases make that harmless.
 VISIBILITY_TIMEOUT_S = 12 * 3600
+# An older wake-up tells nothing that the sweep has not said again; a worker that was away does not wade through them.
+EXPIRES_S = 900
 
 
 def celery_options(broker_url: str, *, sweep_s: float) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def celery_options(broker_url: str, *, sweep_s: float) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "task_serializer": "json",
         "accept_content": ["json"],
-        "beat_schedule": {"sweep": {"task": SWEEP, "schedule": sweep_s}},
+        "beat_schedule": {"sweep": {"task": SWEEP, "schedule": sweep_s, "options": {"expires": EXPIRES_S}}},
         "timezone": "UTC",
     }
 
@@ -73,6 +75,6 @@ class Wakeups:
 
     def _send(self, name: str, arguments: list[Any]) -> None:
         try:
-            self._app.send_task(name, arguments, queue=QUEUES[name], retry=False)
+            self._app.send_task(name, arguments, queue=QUEUES[name], retry=False, expires=EXPIRES_S)
         except (OperationalError, OSError) as error:
             LOG.warning("wake-up %s not sent (%s); the sweep will", name, type(error).__name__)

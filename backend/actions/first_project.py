@@ -5,6 +5,7 @@ Repeating it adds what is new and mends addresses that changed between two start
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.policy import Policy
 from mpamatch.errors import BadInput, Conflict, NotFound, Unavailable
 from mpamatch.files.folders import scan_folder
+
+LOG = logging.getLogger("mpamatch.connect")
 
 DEMO_TITLE = "Demo: drawn glands"
 DEMO_CLASSES = ("background", "gland")
@@ -96,7 +99,10 @@ def reconnect(settings: Settings) -> ReadyProject | None:
 
 
 def connect_all(settings: Settings, database: Database) -> dict[int, int]:
-    """Connect every project to the Label Studio in use, or mend its connection; by project, the id there."""
+    """Connect every project to the Label Studio in use, or mend its connection; by project, the id there.
+
+    A project whose counterpart is gone is said in the log and left out; the others go on.
+    """
     if settings.label_studio_url is None or settings.label_studio_token is None:
         return {}
     token = settings.label_studio_token.get_secret_value()
@@ -104,18 +110,22 @@ def connect_all(settings: Settings, database: Database) -> dict[int, int]:
     client = LabelStudioClient(settings.label_studio_url, token, timeout_s=settings.label_studio_timeout_s)
     with database.transaction() as session:
         rows = projects.all_of(session)
-    return {
-        project.id: connect_project(
-            database,
-            keys,
-            client,
-            project.id,
-            url=settings.label_studio_url,
-            token=token,
-            backend_url=settings.api_address,
-        )
-        for project in rows
-    }
+    connected: dict[int, int] = {}
+    with client:
+        for project in rows:
+            try:
+                connected[project.id] = connect_project(
+                    database,
+                    keys,
+                    client,
+                    project.id,
+                    url=settings.label_studio_url,
+                    token=token,
+                    backend_url=settings.api_address,
+                )
+            except (NotFound, Conflict, BadInput) as error:
+                LOG.warning("project=%s not connected: %s", project.key, error)
+    return connected
 
 
 def project_url(settings: Settings, ls_project_id: int | None) -> str | None:

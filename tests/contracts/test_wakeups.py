@@ -51,11 +51,18 @@ def test_the_schedule_wakes_only_what_is_heard(app: Celery) -> None:
 def test_a_message_carries_ids_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sent: list[tuple[str, list[object]]] = []
     sender = wakeups.Wakeups(f"redis+socket://{tmp_path}/nobody.sock")
-    monkeypatch.setattr(sender._app, "send_task", lambda name, arguments, queue, retry: sent.append((name, arguments)))
+    expiries: list[int] = []
+
+    def send(name: str, arguments: list[object], *, queue: str, retry: bool, expires: int) -> None:
+        sent.append((name, arguments))
+        expiries.append(expires)
+
+    monkeypatch.setattr(sender._app, "send_task", send)
     sender.sync(3, full=True)
     sender.predict()
     sender.train()
     assert sent == [(wakeups.SYNC, [3, True]), (wakeups.PREDICT, []), (wakeups.TRAIN, [])]
+    assert set(expiries) == {wakeups.EXPIRES_S}
 
 
 def test_a_broker_that_is_away_does_not_fail_the_sender(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from backend.processes import tied_command
 from backend.settings import inherited_environment
 from backend.store import events, models, projects, runs
 from backend.store.tables import Model, Run
-from mpamatch.errors import Conflict, Unavailable
+from mpamatch.errors import BadInput, Conflict, NotFound, Unavailable
 from mpamatch.files.model_archive import pack_model, unpack_model
 from workers.parts import Parts
 
@@ -46,6 +46,8 @@ def train_due(parts: Parts, *, stop: Callable[[], bool]) -> int:
             _carry(parts, run, stop)
         except Conflict as error:
             LOG.info("run=%s %s", run.id, error)
+        except (BadInput, NotFound) as error:
+            _fail(parts, run, str(error))
     return carried
 
 
