@@ -45,7 +45,7 @@ class ReadyProject:
     key: str
     label_studio_id: int | None
     url: str | None
-    problems: tuple[str, ...] = ()
+    news: tuple[str, ...] = ()
 
 
 def ensure_project(
@@ -74,7 +74,12 @@ def ensure_project(
         connected = connect_all(settings, database)
         Wakeups(settings.require_broker_url()).sync(project.id, full=True)
         ls_project_id = connected.get(project.id)
-        return ReadyProject(project.key, ls_project_id, project_url(settings, ls_project_id), tuple(report.problems))
+        came = (
+            f"project {project.key}: {report.images} images are new, {report.known} were known;"
+            f" {report.tiles} tiles and {report.masks} masks came in"
+        )
+        news = (came, *report.problems)
+        return ReadyProject(project.key, ls_project_id, project_url(settings, ls_project_id), news)
     finally:
         database.close()
 

@@ -50,10 +50,17 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: boo
         return
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column.replace("_", " "))
+        table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*("" if row.get(c) is None else escape(str(row[c])) for c in columns))
+        table.add_row(*(escape(_word(row.get(c))) for c in columns))
     Console().print(table)
+
+
+def _word(value: Any) -> str:
+    """A value as people read it: three decimals are enough for a share, and nothing stands for none."""
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return "" if value is None else str(value)
 
 
 @contextmanager

@@ -10,9 +10,7 @@ from mpamatch.errors import Unavailable
 _TRIES = 100
 
 
-def free_port(
-    host: str, wished: int, say: Callable[[str], None], *, what: str, taken: Collection[int] = ()
-) -> int:
+def free_port(host: str, wished: int, say: Callable[[str], None], *, what: str, taken: Collection[int] = ()) -> int:
     """The first free port from `wished` on, not one of `taken`; says so in a line when it is another one."""
     for port in range(wished, min(wished + _TRIES, 65536)):
         if port not in taken and _is_free(host, port):

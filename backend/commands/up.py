@@ -23,6 +23,7 @@ from backend.label_studio_server import EmbeddedLabelStudio, find_label_studio
 from backend.servers import EmbeddedPostgres, EmbeddedRedis
 from backend.settings import Endpoints, Settings, clear_endpoints, load_settings, save_endpoints
 from backend.sockets import drop_socket_folder
+from mpamatch.domain.classes import ClassSet
 from mpamatch.errors import BadInput, Cancelled, Unavailable
 
 
@@ -73,8 +74,8 @@ def prepare_project(
         project = ensure_project(settings, images=request.images, masks=request.masks, classes=request.classes)
     if project is None:
         return endpoints
-    for problem in project.problems:
-        say(problem)
+    for line in project.news:
+        say(line)
     found = {"label_studio_project": project.label_studio_id, "project_url": project.url}
     return endpoints.model_copy(update=found)
 
@@ -165,9 +166,7 @@ def _migrate(url: str) -> None:
         raise Unavailable("database", problem, "check MPAMATCH_DATABASE_URL") from error
 
 
-def _label_studio(
-    settings: Settings, request: UpRequest, say: Callable[[str], None]
-) -> EmbeddedLabelStudio | None:
+def _label_studio(settings: Settings, request: UpRequest, say: Callable[[str], None]) -> EmbeddedLabelStudio | None:
     """Our own Label Studio, unless another one is configured or none is wanted."""
     if not request.label_studio or settings.label_studio_url is not None:
         return None
@@ -206,6 +205,8 @@ def _checked(request: UpRequest) -> UpRequest:
             raise BadInput(f"--{name} {folder}", "is no folder", "name a folder that exists")
     if request.images is not None and len(request.classes) < 2:
         raise BadInput("--classes", "names fewer than two classes", 'give them: --classes "background,gland"')
+    if request.classes:
+        ClassSet.from_names(request.classes)  # said now, and not after everything has started
     found = {name: folder.expanduser().resolve() if folder else None for name, folder in folders.items()}
     return UpRequest(request.demo, found["images"], found["masks"], request.classes, request.label_studio)
 

@@ -64,7 +64,7 @@ class ConfigReading:
 def labelling_config(classes: ClassSet, label_type: LabelType = "brush") -> str:
     """The configuration for a class set, as XML. Raises BadInput for an unknown label type.
 
-    Background has no label: what nobody paints is background.
+    Background has no label: what nobody paints is background. The picture comes last: what to press stays on screen.
     """
     if label_type not in _CONTROLS:
         raise BadInput(f"label type {label_type!r}", "unknown", f"use one of: {', '.join(_CONTROLS)}")
@@ -77,16 +77,16 @@ def labelling_config(classes: ClassSet, label_type: LabelType = "brush") -> str:
     )
     return f"""<View>
   <Header value="$why"/>
-  <Image name="{IMAGE}" value="${IMAGE}" zoom="true" zoomControl="true"/>
+  <Choices name="{SCOPE}" toName="{IMAGE}" choice="single" showInline="true">
+{choices}
+  </Choices>
   <{control} name="{SEG}" toName="{IMAGE}"{_EXTRA[label_type]}>
 {labels}
   </{control}>
   <RectangleLabels name="{REVIEW}" toName="{IMAGE}" canRotate="false">
     <Label value="{REVIEW_LABEL}" background="#ffbf00"/>
   </RectangleLabels>
-  <Choices name="{SCOPE}" toName="{IMAGE}" choice="single" showInline="true">
-{choices}
-  </Choices>
+  <Image name="{IMAGE}" value="${IMAGE}" zoom="true" zoomControl="true"/>
 </View>"""
 
 

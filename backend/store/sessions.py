@@ -39,7 +39,7 @@ class Database:
             with self._sessions.begin() as session:
                 yield session
         except OperationalError as error:
-            raise Unavailable("database", "does not answer", "it is tried again; see the database log") from error
+            raise Unavailable("database", "does not answer", "start `mpamatch up`, or wait until it is back") from error
 
     @contextmanager
     def advisory_lock(self, space: int, key: int) -> Iterator[bool]:

@@ -135,7 +135,7 @@ def _by_point(figures: dict[str, Any], policy: GatePolicy) -> Verdict:
     difference = figures["difference"]
     few = (
         f"{figures['audit_tiles']} audit tiles of {figures['audit_groups']} groups are too few for a bound "
-        f"({policy.min_tiles} of {policy.min_groups} needed): the point estimate decides"
+        f"({policy.min_tiles} tiles of {policy.min_groups} groups needed): the point estimate decides"
     )
     if difference is None:  # masks that supervise nothing
         return Verdict(False, False, (few, "the audit masks hold no labelled pixel"), figures | {"rule": "point"})

@@ -323,7 +323,7 @@ def _spread(
         return []
     reason = {
         "audit": "audit tile: it judges the models, so nothing is drawn for you; label all of it",
-        "cold": "no trained model yet: a spread over all cases",
+        "cold": "no trained model yet, a spread over all cases: please label the whole tile",
     }[stratum]
     order = _round_robin(tiles, seed, purpose)
     share = policy.audit_share if stratum == "audit" else 1 - policy.audit_share

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +56,19 @@ def scan_folder(root: Path, *, masks: Path | None = None, group_pattern: str | N
     mask_root = None if masks is None else _folder(masks)
     items: list[FolderItem] = []
     problems: list[str] = []
-    for folder, names in _image_folders(root, mask_root, problems):
+    found = list(_image_folders(root, mask_root, problems))
+    sharing = Counter(Path(name).stem for _, names in found for name in names)
+    for folder, names in found:
         stems = {Path(name).stem for name in names}
         for name in names:
             path = folder / name
             base = _masked_stem(path)
             if base is None:
-                mask = _find_mask(path, root, mask_root, problems)
+                mask = _find_mask(path, root, mask_root, sharing[path.stem] == 1, problems)
+                if mask is None and mask_root is not None and sharing[path.stem] > 1:
+                    problems.append(
+                        f"{_shown(path)}: {sharing[path.stem]} images have this name; give its mask the same folders"
+                    )
                 items.append(FolderItem(path, mask, _group(path.relative_to(root), pattern)))
             elif base not in stems:
                 problems.append(f"{_shown(path)}: a mask without an image; rename it if it is an image")
@@ -129,8 +136,8 @@ def _masked_stem(path: Path) -> str | None:
     return None
 
 
-def _find_mask(image: Path, root: Path, mask_root: Path | None, problems: list[str]) -> Path | None:
-    for allowed, stem in _mask_stems(image, root, mask_root):
+def _find_mask(image: Path, root: Path, mask_root: Path | None, alone: bool, problems: list[str]) -> Path | None:
+    for allowed, stem in _mask_stems(image, root, mask_root, alone):
         for suffix in (*MASK_SUFFIXES, *(s.upper() for s in MASK_SUFFIXES)):
             path = stem.with_name(stem.name + suffix)
             if path == image or not path.is_file():
@@ -141,11 +148,16 @@ def _find_mask(image: Path, root: Path, mask_root: Path | None, problems: list[s
     return None
 
 
-def _mask_stems(image: Path, root: Path, mask_root: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Where a mask may lie: the folder that it must not leave, and its path without suffix. Best first."""
+def _mask_stems(image: Path, root: Path, mask_root: Path | None, alone: bool) -> Iterator[tuple[Path, Path]]:
+    """Where a mask may lie: the folder that it must not leave, and its path without suffix. Best first.
+
+    ``alone``: no other image has this name.
+    """
     stem = image.with_suffix("")
     if mask_root is not None:
         yield mask_root, mask_root / stem.relative_to(root)
+        if not alone:
+            return  # several images of that name: a mask at the top could be of any of them
         yield mask_root, mask_root / stem.name
         for ending in MASK_ENDINGS:
             yield mask_root, mask_root / (stem.name + ending)

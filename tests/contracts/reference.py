@@ -103,7 +103,11 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 MADE: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/settings.md": {"settings": settings_table},
     "docs/commands.md": {"commands": command_sections},
-    "docs/benchmarks.md": {"serving": figures_table("serving"), "regions": figures_table("regions")},
+    "docs/benchmarks.md": {
+        "serving": figures_table("serving"),
+        "regions": figures_table("regions"),
+        "inference": figures_table("inference"),
+    },
 }
 
 

@@ -26,7 +26,7 @@ def test_what_we_write_reads_as_complete(label_type):
 
 def test_the_configuration_has_the_names_and_choices_of_the_design():
     root = ElementTree.fromstring(labelling_config(CLASSES))
-    assert [e.tag for e in root] == ["Header", "Image", "BrushLabels", "RectangleLabels", "Choices"]
+    assert [e.tag for e in root] == ["Header", "Choices", "BrushLabels", "RectangleLabels", "Image"]
     assert [c.get("value") for c in root.iter("Choice")] == list(SCOPES)
     assert [c.get("value") for c in root.iter("Choice") if c.get("selected") == "true"] == ["whole tile"]
     assert root.find("BrushLabels").get("name") == "seg"

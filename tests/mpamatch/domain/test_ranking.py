@@ -238,7 +238,7 @@ def test_without_a_trained_model_the_first_tiles_come_from_all_cases_in_turn():
     for start in range(0, 48, 12):
         assert len({groups[e.tile_id] for e in queue[start : start + 12]}) == 12
     assert {e.stratum for e in queue} == {"cold"}
-    assert queue[0].reasons == ("no trained model yet: a spread over all cases",)
+    assert queue[0].reasons == ("no trained model yet, a spread over all cases: please label the whole tile",)
     assert [e.tile_id for e in rank(tiles, POLICY, seed=2, round_number=0, blank=True)] != [e.tile_id for e in queue]
 
 

@@ -142,3 +142,17 @@ def test_a_missing_folder_and_a_bad_pattern_are_errors(tmp_path: Path) -> None:
         scan_folder(tmp_path, masks=tmp_path / "gone")
     with pytest.raises(BadInput, match="pattern"):
         scan_folder(tmp_path, group_pattern="(")
+
+
+def test_a_mask_at_the_top_of_the_mask_folder_is_not_given_to_two_images(tmp_path):
+    masks = tmp_path / "masks of all"
+    masks.mkdir()
+    for case in ("p1", "p2"):
+        (tmp_path / "images" / case).mkdir(parents=True)
+        (tmp_path / "images" / case / "slide.png").write_bytes(b"x")
+    (tmp_path / "images" / "p1" / "other.png").write_bytes(b"x")
+    (masks / "slide.png").write_bytes(b"x")
+    (masks / "other.png").write_bytes(b"x")
+    scan = scan_folder(tmp_path / "images", masks=masks)
+    assert {i.image.stem: i.mask is None for i in scan.items} == {"slide": True, "other": False}
+    assert sum("2 images have this name" in line for line in scan.problems) == 2
