@@ -15,15 +15,39 @@ from pathlib import Path
 import psutil
 
 from backend.credentials import Credentials
-from mpamatch.errors import Unavailable
+from mpamatch.errors import Conflict, Unavailable
 
 # The list that Label Studio would use by itself, without 127.0.0.0/8 and ::1.
 GUARDED_NETWORKS = (
-    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-    "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
-    "224.0.0.0/4", "233.252.0.0/24", "240.0.0.0/4", "255.255.255.255/32", "::/128", "::ffff:0:0/96",
-    "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/32", "2001:20::/28",
-    "2001:db8::/32", "2002::/16", "fc00::/7", "fe80::/10", "ff00::/8",
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "233.252.0.0/24",
+    "240.0.0.0/4",
+    "255.255.255.255/32",
+    "::/128",
+    "::ffff:0:0/96",
+    "::ffff:0:0:0/96",
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "2001::/32",
+    "2001:20::/28",
+    "2001:db8::/32",
+    "2002::/16",
+    "fc00::/7",
+    "fe80::/10",
+    "ff00::/8",
 )
 
 
@@ -83,8 +107,16 @@ class EmbeddedLabelStudio:
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def ready(self, pid: int) -> bool:
-        """Whether it answers and the answer is of process `pid`: on a taken port it silently moves to another one."""
-        return answers(self.host, self.port, "/health/") and listens(pid, self.port)
+        """Whether it answers and the answer is of process `pid`.
+
+        Raises Conflict when it moved: on a port that somebody took meanwhile it silently goes to another one, and
+        waiting for ours would be in vain.
+        """
+        ports = listening_ports(pid)
+        if ports and self.port not in ports:
+            problem = f"port {self.port} was taken while it started, and it moved to {min(ports)}"
+            raise Conflict("Label Studio", problem, "start again")
+        return self.port in ports and answers(self.host, self.port, "/health/")
 
 
 def find_label_studio(configured: str | None) -> Path:
@@ -116,10 +148,10 @@ def answers(host: str, port: int, path: str, timeout_s: float = 3.0) -> bool:
         connection.close()
 
 
-def listens(pid: int, port: int) -> bool:
-    """Whether process `pid` holds the listening socket of `port`."""
+def listening_ports(pid: int) -> frozenset[int]:
+    """The TCP ports on which process `pid` listens; none for a process that is gone."""
     try:
         connections = psutil.Process(pid).net_connections(kind="tcp")
     except psutil.Error:
-        return False
-    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections)
+        return frozenset()
+    return frozenset(one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN)

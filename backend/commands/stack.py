@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backend.commands.supervisor import Part
-from backend.label_studio_server import EmbeddedLabelStudio, answers, listens
+from backend.label_studio_server import EmbeddedLabelStudio, answers, listening_ports
 from backend.servers import EmbeddedPostgres, EmbeddedRedis
 from backend.settings import Settings, inherited_environment
 
@@ -104,7 +104,7 @@ def api_part(settings: Settings, port: int) -> Part:
         command=[*program(), "serve", "--host", settings.api_host, "--port", str(port)],
         environment=environment,
         stop_rank=API,
-        ready=lambda pid: answers(host, port, "/health") and listens(pid, port),
+        ready=lambda pid: port in listening_ports(pid) and answers(host, port, "/health"),
         vital=True,
     )
 

@@ -304,9 +304,13 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + kept.part.ready_timeout_s
         while process.returncode is None:
-            if ready is None or await in_background(lambda: ready(process.pid)):
-                kept.phase = "ready"
-                return True
+            try:
+                if ready is None or await in_background(lambda: ready(process.pid)):
+                    kept.phase = "ready"
+                    return True
+            except Conflict as error:
+                self.say(str(error))
+                return False
             if loop.time() > deadline:
                 self.say(f"{kept.part.role}: not ready after {kept.part.ready_timeout_s:.0f} s; see {kept.log}")
                 return False

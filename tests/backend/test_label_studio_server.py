@@ -18,9 +18,9 @@ from backend.label_studio_server import (
     EmbeddedLabelStudio,
     answers,
     find_label_studio,
-    listens,
+    listening_ports,
 )
-from mpamatch.errors import Unavailable
+from mpamatch.errors import Conflict, Unavailable
 
 
 def studio(state: Path) -> EmbeddedLabelStudio:
@@ -80,7 +80,7 @@ def test_a_configured_program_that_is_not_there_is_named(tmp_path: Path) -> None
     assert find_label_studio(str(program)) == program
 
 
-def test_an_answer_counts_only_from_the_process_that_is_meant() -> None:
+def test_an_answer_counts_only_from_the_process_that_is_meant(tmp_path: Path) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200 if self.path == "/health/" else 404)
@@ -95,8 +95,22 @@ def test_an_answer_counts_only_from_the_process_that_is_meant() -> None:
     try:
         assert answers("127.0.0.1", port, "/health/")
         assert not answers("127.0.0.1", port, "/other")
-        assert listens(os.getpid(), port)
-        assert not listens(1, port)
+        assert port in listening_ports(os.getpid())
+        assert port not in listening_ports(1)
+        studio = EmbeddedLabelStudio(
+            tmp_path,
+            program=Path("label-studio"),
+            host="127.0.0.1",
+            port=port,
+            credentials=ensure_credentials(tmp_path),
+        )
+        assert studio.ready(os.getpid())
+        assert not studio.ready(2**22 + 1), "a process that is gone"
+        moved = EmbeddedLabelStudio(
+            tmp_path, program=Path("label-studio"), host="127.0.0.1", port=1, credentials=ensure_credentials(tmp_path)
+        )
+        with pytest.raises(Conflict, match="moved to"):
+            moved.ready(os.getpid())
     finally:
         server.shutdown()
         server.server_close()
