@@ -9,13 +9,11 @@ import typer
 
 from backend.actions.change_champion import promote, rollback
 from backend.clock import utc_now
-from backend.commands.opened import opened, show
+from backend.commands.opened import JsonOption, ProjectOption, opened, show
 from backend.store import models, projects
 from backend.store.tables import Model
 
 app = typer.Typer(help="Models.", no_args_is_help=True)
-ProjectOption = Annotated[str | None, typer.Option(help="key of the project; unset: the only one")]
-JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
 @app.command("list")

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +18,9 @@ from backend.settings import Settings, load_settings
 from backend.store.blobs import BlobFolder
 from backend.store.sessions import Database
 from backend.wakeups import Wakeups
+
+ProjectOption = Annotated[str | None, typer.Option(help="key of the project; unset: the only one")]
+JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,13 @@ from sqlalchemy import select
 
 from backend.actions.open_run import facts_of, request_run
 from backend.clock import utc_now
-from backend.commands.opened import opened, show
+from backend.commands.opened import JsonOption, ProjectOption, opened, show
 from backend.store import models, projects, runs
 from backend.store.tables import Run
 from mpamatch.domain.schedule import decide
 from mpamatch.errors import Conflict
 
 app = typer.Typer(help="Trainings.", no_args_is_help=True)
-ProjectOption = Annotated[str | None, typer.Option(help="key of the project; unset: the only one")]
-JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
 @app.command("list")
