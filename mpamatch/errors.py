@@ -5,6 +5,7 @@
     ├── NotFound      name something that exists; HTTP 404
     ├── Conflict      someone was first, or the state forbids it; HTTP 409
     ├── Unavailable   try later; HTTP 503, job: retried by the sweep
+    │   └── NotWritten    the disk takes no more; a run waits for space
     └── Cancelled     stopped on request; nothing to mend
 
 This module imports nothing of ours: everything may import it.
@@ -41,6 +42,10 @@ class Conflict(MpamatchError):
 
 class Unavailable(MpamatchError):
     """A part that is needed does not answer now; the same call may succeed later."""
+
+
+class NotWritten(Unavailable):
+    """The disk takes no more: what was to be kept is not, and nothing else is wrong."""
 
 
 class Cancelled(MpamatchError):

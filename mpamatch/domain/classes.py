@@ -1,7 +1,8 @@
 """The class set of a project: ids, names, colours and prompts of what a pixel can be.
 
 Class ids are positions: 0 is background, and masks store the id of each pixel. ``IGNORE`` is no class:
-it marks pixels without supervision.
+it marks pixels without supervision. ``ABSTAIN`` is none either: a person looked and could not tell, so no model's guess
+is asked for there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from mpamatch.errors import BadInput
 
 IGNORE = 255
+ABSTAIN = 254
 MAX_CLASSES = 64
 
 _COLOURS = ("#9e9e9e", "#d62728", "#2ca02c", "#1f77b4", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#8c564b")
@@ -52,9 +54,7 @@ class ClassSet:
     @classmethod
     def from_names(cls, names: Iterable[str]) -> ClassSet:
         """A class set with default colours; the first name is background. Raises BadInput."""
-        return cls(
-            tuple(TissueClass(i, n.strip(), _COLOURS[i % len(_COLOURS)]) for i, n in enumerate(names))
-        )
+        return cls(tuple(TissueClass(i, n.strip(), _COLOURS[i % len(_COLOURS)]) for i, n in enumerate(names)))
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> ClassSet:

@@ -7,6 +7,7 @@ leave them out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,15 @@ def ece(table: NDArray[np.float64]) -> float:
     pixels, confidence, right = table
     total = pixels.sum()
     return float(np.abs(confidence - right).sum() / total) if total else float("nan")
+
+
+def known_mean(values: Iterable[float]) -> float:
+    """The mean of the figures that are known; nan where none is.
+
+    >>> known_mean([0.5, float("nan"), 1.0])
+    0.75
+    """
+    return _mean(np.array(list(values), np.float64))
 
 
 def _ratio(top: NDArray[Any], bottom: NDArray[np.int64]) -> NDArray[np.float64]:

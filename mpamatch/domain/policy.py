@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpamatch.domain.gate import GatePolicy
+from mpamatch.domain.pyramid import TILE_PX, TILE_UM_PER_PX, TileScale
 from mpamatch.domain.ranking import RankingPolicy
 from mpamatch.domain.schedule import TriggerPolicy
+from mpamatch.domain.starting import STARTS, Start
 from mpamatch.errors import BadInput
 
 
@@ -23,7 +25,11 @@ class Policy:
     exploration_share: float = 0.1
     retrain_after_tiles: int = 12
     debounce_s: float = 10.0
+    retrain_by_labels: bool = True
     train_profile: str = "demo"
+    start: Start = "blank"
+    tile_px: int = TILE_PX
+    tile_um_per_px: float = TILE_UM_PER_PX
     gate_margin: float = 0.01
     gate_class_fall: float = 0.02
     gate_min_tiles: int = 12
@@ -36,6 +42,9 @@ class Policy:
             raise BadInput("head_size", f"{self.head_size} is outside 1 to 1000", "use the default 50")
         if not 0 <= self.audit_share <= 0.5 or not 0 <= self.exploration_share <= 1:
             raise BadInput("shares", "are outside their range", "audit_share 0 to 0.5, exploration_share 0 to 1")
+        if self.start not in STARTS:
+            raise BadInput("start", f"{self.start!r} is unknown", f"one of {', '.join(STARTS)}")
+        TileScale(self.tile_px, self.tile_um_per_px)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Policy:
@@ -60,8 +69,15 @@ class Policy:
         )
 
     @property
+    def tile_scale(self) -> TileScale:
+        """How large images are cut; one scale for all of a project, since its models learn at one."""
+        return TileScale(self.tile_px, self.tile_um_per_px)
+
+    @property
     def trigger(self) -> TriggerPolicy:
-        return TriggerPolicy(after_tiles=self.retrain_after_tiles, debounce_s=self.debounce_s)
+        return TriggerPolicy(
+            after_tiles=self.retrain_after_tiles, debounce_s=self.debounce_s, by_labels=self.retrain_by_labels
+        )
 
     @property
     def gate(self) -> GatePolicy:

@@ -32,7 +32,6 @@ FloatPoints = npt.NDArray[np.float64]
 Slices = tuple[slice, slice]
 
 MAX_VERTICES = 200
-_MIXED_SHARE = 0.2
 _MIN_MAX_SIDE_PX = 96.0
 _MAX_SIDE_SHARE = 3 / 8
 _MAX_HALVINGS = 5
@@ -64,6 +63,7 @@ def find_regions(
     tau: float,
     *,
     scale: float = 1.0,
+    size_px: tuple[int, int] | None = None,
     min_area_px: int = 64,
     max_regions: int = 50,
     rim_px: float = 3.0,
@@ -76,7 +76,8 @@ def find_regions(
     ``probabilities`` float32 (C, H, W), sums over C are 1, on the model's own grid; ``scale`` is the tile pixels per
     grid pixel, and every length here (``min_area_px``, ``rim_px``, ``simplify_px``) is in tile pixels. A raster that
     was merely interpolated from a coarser one says no more than every second pixel of it: ``p[:, ::2, ::2]`` with
-    ``scale=2`` takes a third of the time.
+    ``scale=2`` takes a third of the time; ``size_px`` (width, height) is then the tile's own size, since the last row
+    and column of such a grid may reach beyond it.
 
     Bands up to 2 * ``rim_px`` wide are left out, as is what lies outside ``valid`` (bool (H, W)). Of what is
     wider or higher than ``max_side_px`` (96, or 3/8 of the tile's longer side where that is more) only the least
@@ -106,27 +107,10 @@ def find_regions(
     order = sorted(range(count), key=lambda i: (-facts.worth[i], boxes[i][0].start, boxes[i][1].start, i))
     order = order[: max(0, max_regions)]
     outlines = _outlines(labels, count, order)
-    drawing = _Drawing(scale, simplify_px / scale, limits.min_cells)
-    return tuple(_region(i, boxes[i], labels.shape, predicted, facts, outlines[i], drawing) for i in order)
-
-
-def describe_region(region: Region, tau: float, class_names: Sequence[str]) -> str:
-    """Why a region is asked about, in words.
-
-    >>> box = Box(0, 0, 24, 13)
-    >>> region = Region(box, (), 312, 0.9, 0.1, 1.0, 0.0, 1, 0.41, (0.5, 0.5))
-    >>> describe_region(region, 0.95, ["background", "gland"])
-    'confidence 0.41 below 0.95 over 312 px; predicted background/gland mixed'
-    """
-    mixed = sorted(
-        (i for i, share in enumerate(region.class_shares) if share >= _MIXED_SHARE),
-        key=lambda i: (-region.class_shares[i], i),
-    )
-    if len(mixed) > 1:
-        seen = "/".join(class_names[i] for i in mixed[:3]) + " mixed"
-    else:
-        seen = class_names[region.predicted_class]
-    return f"confidence {region.mean_confidence:.2f} below {tau:g} over {region.area_px} px; predicted {seen}"
+    rows, columns = labels.shape
+    size = size_px or (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    drawing = _Drawing(scale, simplify_px / scale, limits.min_cells, size)
+    return tuple(_region(i, boxes[i], predicted, facts, outlines[i], drawing) for i in order)
 
 
 def _best(probabilities: FloatArray) -> tuple[FloatArray, npt.NDArray[np.uint8]]:
@@ -320,17 +304,17 @@ def _pixel_facts(planes: FloatArray, where: npt.NDArray[np.intp]) -> tuple[Float
 
 @dataclass(frozen=True)
 class _Drawing:
-    """How outlines are drawn: tile pixels per grid cell, tolerance and smallest hole in grid cells."""
+    """How outlines are drawn: tile pixels per grid cell, tolerance and smallest hole in grid cells; the tile's size."""
 
     scale: float
     tolerance: float
     min_hole: float
+    size_px: tuple[int, int]
 
 
 def _region(
     index: int,
     slices: tuple[slice, slice],
-    grid: tuple[int, ...],
     predicted: npt.NDArray[np.uint8],
     facts: _Facts,
     outline: list[FloatPoints],
@@ -339,7 +323,7 @@ def _region(
     shares = np.bincount(predicted[slices].ravel(), minlength=facts.class_count) / predicted[slices].size
     present = shares[shares > 0]
     return Region(
-        box=_box(slices, grid, drawing.scale),
+        box=_box(slices, drawing),
         rings=_rings(outline, drawing),
         area_px=max(1, round(float(facts.area[index]) * drawing.scale**2)),
         uncertainty=float(facts.uncertainty[index]),
@@ -352,13 +336,17 @@ def _region(
     )
 
 
-def _box(slices: tuple[slice, slice], grid: tuple[int, ...], scale: float) -> Box:
+def _box(slices: tuple[slice, slice], drawing: _Drawing) -> Box:
     """The smallest box of whole tile pixels around a region, inside the tile."""
-    rows, columns = slices
-    left, top = int(np.floor(columns.start * scale)), int(np.floor(rows.start * scale))
-    right = min(int(np.ceil(columns.stop * scale)), max(left + 1, round(grid[1] * scale)))
-    bottom = min(int(np.ceil(rows.stop * scale)), max(top + 1, round(grid[0] * scale)))
+    (left, right), (top, bottom) = (
+        _side(cells, drawing.scale, length) for cells, length in zip(reversed(slices), drawing.size_px, strict=True)
+    )
     return Box(left, top, right - left, bottom - top)
+
+
+def _side(cells: slice, scale: float, length_px: int) -> tuple[int, int]:
+    start = min(int(np.floor(cells.start * scale)), length_px - 1)
+    return start, max(start + 1, min(int(np.ceil(cells.stop * scale)), length_px))
 
 
 def _outlines(labels: LabelArray, count: int, chosen: Sequence[int]) -> dict[int, list[FloatPoints]]:
@@ -380,7 +368,8 @@ def _rings(outline: list[FloatPoints], drawing: _Drawing) -> tuple[Ring, ...]:
     if drawing.tolerance > 0:
         polygon = _simplified(outline, drawing)
         outline = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
-    return tuple(tuple((float(x), float(y)) for x, y in ring * drawing.scale) for ring in outline)
+    drawn = (np.minimum(ring * drawing.scale, drawing.size_px) for ring in outline)
+    return tuple(tuple((float(x), float(y)) for x, y in ring) for ring in drawn)
 
 
 def _simplified(rings: Sequence[FloatPoints], drawing: _Drawing) -> Polygon:

@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from mpamatch.errors import BadInput
+
 Split = Literal["train", "audit"]
 
 AUDIT_SHARE = 0.2
@@ -39,3 +41,22 @@ def assign_splits(
 
 def _hash(group: str) -> tuple[str, str]:
     return hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest(), group
+
+
+def check_apart(trained: Iterable[tuple[str, str]], judged: Iterable[tuple[str, str]]) -> None:
+    """Refuse a run whose labelled and pool images share a name or a group with those that judge it.
+
+    Both are (name, group). Raises BadInput naming the first such image that trains; nothing when they are apart.
+
+    >>> check_apart([("a", "patient 1")], [("b", "patient 2")])
+    """
+    names, holders = set[str](), dict[str, str]()
+    for name, group in judged:
+        names.add(name)
+        holders.setdefault(group, name)
+    for name, group in trained:
+        if name in names:
+            raise BadInput(f"image {name}", "both trains and judges", "name it in one split alone")
+        if group in holders:
+            problem = f"its {group!r} is also that of {holders[group]}, which judges"
+            raise BadInput(f"image {name}", problem, "keep whole groups (patients, cases) in one split")

@@ -24,11 +24,11 @@ RUN: Final[Moves] = {
     "cancelled": frozenset(),
 }
 
-# A retired champion may return (rollback); a rejected candidate never serves.
+# A retired champion may return (rollback), unless its weights are lost; a rejected model never serves.
 MODEL: Final[Moves] = {
     "candidate": frozenset({"champion", "rejected"}),
     "champion": frozenset({"retired"}),
-    "retired": frozenset({"champion"}),
+    "retired": frozenset({"champion", "rejected"}),
     "rejected": frozenset(),
 }
 
@@ -73,8 +73,3 @@ def check_move(kind: Kind, before: str, after: str) -> None:
     if after not in moves:
         possible = ", ".join(sorted(moves)) or "nothing: it is final"
         raise Conflict(kind, f"may not go from {before} to {after}", f"from {before} it may go to: {possible}")
-
-
-def is_final(kind: Kind, state: str) -> bool:
-    """Whether no move leaves ``state``. Raises BadInput for unknown names."""
-    return not allowed_moves(kind, state)

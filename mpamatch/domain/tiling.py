@@ -52,6 +52,15 @@ def tile_boxes(width_px: int, height_px: int, *, tile_px: int = 1024, scale: flo
     )
 
 
+def tile_size(box: Box, scale: float) -> tuple[int, int]:
+    """(width_px, height_px) of a tile's picture, and so of its masks, at ``scale`` level-0 pixels per pixel.
+
+    >>> tile_size(Box(0, 0, 2048, 1000), 2.0)
+    (1024, 500)
+    """
+    return max(1, round(box.width_px / scale)), max(1, round(box.height_px / scale))
+
+
 def patch_starts(length_px: int, patch_px: int, stride_px: int) -> tuple[int, ...]:
     """Where patches begin along one side so that they cover it; the last is shifted inside.
 
@@ -75,11 +84,6 @@ def tissue_mask(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     saturation[high < 20] = 0.0
     threshold = min(max(_otsu(saturation), _SATURATION_RANGE[0]), _SATURATION_RANGE[1])
     return saturation > threshold
-
-
-def tissue_share(image: npt.NDArray[np.uint8]) -> float:
-    """The share of pixels that are tissue, 0..1; see :func:`tissue_mask`."""
-    return float(tissue_mask(image).mean())
 
 
 def _otsu(values: npt.NDArray[np.float32], bins: int = 256) -> float:

@@ -113,6 +113,9 @@ def _is_image_name(path: Path, root: Path, problems: list[str]) -> bool:
     if not path.name.isprintable() or any("\ud800" <= c <= "\udfff" for c in path.name):
         problems.append(f"{_shown(path)}: a name that is no plain text; rename it")
         return False
+    if path.is_symlink() and not path.exists():
+        problems.append(f"{_shown(path)}: a link to nothing; remove it, or restore what it points to")
+        return False
     if path.is_symlink() and not _inside(path, root):
         problems.append(f"{_shown(path)}: a link that leaves the folder; copy it in")
         return False

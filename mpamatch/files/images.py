@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,18 +19,20 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from PIL import Image, TiffImagePlugin
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
 
+from mpamatch.domain.pyramid import same_picture
 from mpamatch.domain.tiling import Box
 from mpamatch.errors import BadInput
 
 UInt8Array = npt.NDArray[np.uint8]
 
 DEFAULT_BUDGET_PX = 100_000_000
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".svs"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".svs", ".ndpi", ".scn"})
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -40,6 +43,8 @@ _MAGIC = (
     (b"MM\x00+", "GTiff"),
     (b"BM", "BMP"),
 )
+# rasterio lets some of GDAL's own errors through: those of a directory that is found missing while pixels are read.
+GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 _MAX_BANDS = 5
 _REMEDY_FORMAT = "give PNG, JPEG, TIFF or BMP"
 _REMEDY_DAMAGED = "export or copy the file again"
@@ -66,8 +71,8 @@ def read_image(source: Path | bytes, *, budget_px: int = DEFAULT_BUDGET_PX, name
     """
     with open_raster(source, budget_px=budget_px, name=name) as (dataset, item):
         _check_budget(dataset.width * dataset.height, budget_px, item)
-        image = _read_rgb(dataset, item)
-        return np.ascontiguousarray(_upright(image, _orientation(dataset, source)))
+        image = read_rgb(dataset, item)
+        return np.ascontiguousarray(_upright(image, orientation_of(dataset, source)))
 
 
 def read_window(
@@ -87,7 +92,7 @@ def read_window(
     Raises BadInput as :func:`read_image`, and for a box that is not inside the image.
     """
     with open_raster(source, budget_px=budget_px, name=name) as (dataset, item):
-        turned = _orientation(dataset, source)
+        turned = orientation_of(dataset, source)
         width, height = _upright_size(dataset, turned)
         if box.x_px < 0 or box.y_px < 0 or box.x_px + box.width_px > width or box.y_px + box.height_px > height:
             raise BadInput(item, f"{box} is not inside {width} x {height} px", "tile the image again")
@@ -95,30 +100,20 @@ def read_window(
         _check_budget(out_size[0] * out_size[1], budget_px, item)
         if turned != 1:
             _check_budget(width * height, budget_px, item)
-            whole = _upright(_read_rgb(dataset, item), turned)
+            whole = _upright(read_rgb(dataset, item), turned)
             part = whole[box.y_px : box.y_px + box.height_px, box.x_px : box.x_px + box.width_px]
             return _resized(np.ascontiguousarray(part), out_size)
         window = Window(box.x_px, box.y_px, box.width_px, box.height_px)
-        return _read_rgb(dataset, item, window, out_size)
-
-
-def read_thumbnail(source: Path | bytes, *, side_px: int = 1024, budget_px: int = DEFAULT_BUDGET_PX) -> UInt8Array:
-    """The whole image with its longer side at most ``side_px``, RGB uint8. Raises BadInput as :func:`read_image`."""
-    width, height = image_size(source, budget_px=budget_px)
-    factor = min(1.0, side_px / max(width, height))
-    return read_window(
-        source,
-        Box(0, 0, width, height),
-        out_width_px=max(1, round(width * factor)),
-        out_height_px=max(1, round(height * factor)),
-        budget_px=budget_px,
-    )
+        if out_size != (box.width_px, box.height_px) and _strange_overviews(dataset, source):
+            _check_budget(box.area_px, budget_px, item)
+            return _resized(read_rgb(dataset, item, window), out_size)
+        return read_rgb(dataset, item, window, out_size)
 
 
 def image_size(source: Path | bytes, *, budget_px: int | None = None, name: str | None = None) -> tuple[int, int]:
     """(width_px, height_px) from the header, after the EXIF orientation. Reads no pixel. Raises BadInput."""
     with open_raster(source, budget_px=budget_px, name=name) as (dataset, _):
-        return _upright_size(dataset, _orientation(dataset, source))
+        return _upright_size(dataset, orientation_of(dataset, source))
 
 
 def encode_png(image: UInt8Array) -> bytes:
@@ -132,37 +127,43 @@ def encode_png(image: UInt8Array) -> bytes:
 
 @contextmanager
 def open_raster(
-    source: Path | bytes, *, budget_px: int | None = DEFAULT_BUDGET_PX, name: str | None = None
+    source: Path | bytes,
+    *,
+    budget_px: int | None = DEFAULT_BUDGET_PX,
+    name: str | None = None,
+    overview: int | None = None,
 ) -> Iterator[tuple[DatasetReader, str]]:
     """An open data set with its name for messages; whatever GDAL says inside the block becomes BadInput.
 
     Checked here: what the file is, sample type, bands, and that no unit that GDAL must decode at once (a TIFF's tile,
-    the whole of any other format) exceeds ``budget_px``.
+    the whole of any other format) exceeds ``budget_px``. ``overview``: that overview of a TIFF instead of its level 0.
     """
     item = name or (str(source) if isinstance(source, Path) else "image bytes")
-    target, driver = _identify(source, item)
+    target, driver = identify(source, item)
+    options: dict[str, Any] = {} if overview is None else {"overview_level": overview}
     try:
         with warnings.catch_warnings(), rasterio.Env(**_GDAL_OPTIONS):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             if isinstance(target, bytes):
-                with MemoryFile(target) as memory, memory.open(driver=driver) as dataset:
+                with MemoryFile(target) as memory, memory.open(driver=driver, **options) as dataset:
                     _check_header(dataset, item, budget_px)
                     yield dataset, item
             else:
-                with rasterio.open(target, driver=driver) as dataset:
+                with rasterio.open(target, driver=driver, **options) as dataset:
                     _check_header(dataset, item, budget_px)
                     yield dataset, item
-    except (RasterioError, UnicodeEncodeError) as error:
+    except (*GDAL_ERRORS, UnicodeEncodeError) as error:
         raise BadInput(item, f"damaged or cut short ({_first_cause(error)})", _REMEDY_DAMAGED) from error
 
 
 def _first_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:160]
+    # GDAL's name for bytes in memory differs each time and tells nobody anything.
+    return " ".join(re.sub(r"'?/vsimem/[^\s']+'?", "the file", str(error)).split())[:160]
 
 
-def _identify(source: Path | bytes, item: str) -> tuple[Path | bytes, str]:
+def identify(source: Path | bytes, item: str) -> tuple[Path | bytes, str]:
     """What to open and with which driver."""
     if isinstance(source, Path):
         if str(source).startswith("/vsi"):
@@ -210,7 +211,24 @@ def _check_budget(pixels: int, budget_px: int, item: str) -> None:
         raise BadInput(item, problem, "cut it, reduce it, or raise the pixel budget")
 
 
-def _read_rgb(
+def overview_sizes(dataset: DatasetReader, source: Path | bytes) -> tuple[tuple[int, int] | None, ...]:
+    """(width_px, height_px) of each overview as GDAL numbers them, None for one that shows something else.
+
+    In an SVS file GDAL takes the glass's label and the macro picture for overviews of the slide.
+    """
+    sizes: list[tuple[int, int] | None] = []
+    for index in range(len(dataset.overviews(1)) if dataset.driver == "GTiff" else 0):
+        with open_raster(source, budget_px=None, overview=index) as (small, _):
+            size = (int(small.width), int(small.height))
+            sizes.append(size if same_picture((dataset.width, dataset.height), size) else None)
+    return tuple(sizes)
+
+
+def _strange_overviews(dataset: DatasetReader, source: Path | bytes) -> bool:
+    return None in overview_sizes(dataset, source)
+
+
+def read_rgb(
     dataset: DatasetReader, item: str, window: Window | None = None, out_size: tuple[int, int] | None = None
 ) -> UInt8Array:
     """RGB uint8 (H, W, 3) of a window, resampled to ``out_size`` (width, height) where that is smaller or larger."""
@@ -282,7 +300,7 @@ def _resized(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
-def _orientation(dataset: DatasetReader, source: Path | bytes) -> int:
+def orientation_of(dataset: DatasetReader, source: Path | bytes) -> int:
     """The EXIF orientation, 1 to 8. GDAL tells it for JPEG alone; PNG's is ignored, as most viewers do."""
     if dataset.driver == "JPEG":
         value = dataset.tags().get("EXIF_Orientation", "1")

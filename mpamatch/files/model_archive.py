@@ -11,6 +11,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import BinaryIO
 
 from mpamatch.errors import BadInput, NotFound
 
@@ -40,13 +41,14 @@ def pack_model(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def unpack_model(archive_path: Path, folder: Path) -> None:
+def unpack_model(packed: Path | bytes, folder: Path) -> None:
     """Write the two known members of an archive into ``folder``. Raises BadInput for anything else in it."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        _unpack_members(archive_path, fresh)
+        with open(packed, "rb") if isinstance(packed, Path) else io.BytesIO(packed) as file:
+            _unpack_members(file, str(packed) if isinstance(packed, Path) else "model", fresh)
         _check_config(fresh)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -55,26 +57,26 @@ def unpack_model(archive_path: Path, folder: Path) -> None:
     fresh.rename(folder)
 
 
-def _unpack_members(archive_path: Path, folder: Path) -> None:
+def _unpack_members(file: BinaryIO, name: str, folder: Path) -> None:
     found: set[str] = set()
     try:
-        with tarfile.open(archive_path, mode="r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 limit = LIMITS_BYTES.get(member.name)
                 if limit is None or not member.isreg() or member.name in found:
-                    raise BadInput(str(archive_path), f"unexpected member {member.name!r}", "give a packed model")
+                    raise BadInput(name, f"unexpected member {member.name!r}", "give a packed model")
                 if member.size > limit:
-                    raise BadInput(str(archive_path), f"{member.name} has {member.size} bytes", f"at most {limit}")
+                    raise BadInput(name, f"{member.name} has {member.size} bytes", f"at most {limit}")
                 source = archive.extractfile(member)
                 assert source is not None  # a regular file always has content
                 with source, (folder / member.name).open("wb") as target:
                     shutil.copyfileobj(source, target)
                 found.add(member.name)
     except (tarfile.TarError, EOFError) as error:
-        raise BadInput(str(archive_path), "not a packed model", "give a file that `pack_model` wrote") from error
+        raise BadInput(name, "not a packed model", "give a file that `pack_model` wrote") from error
     if found != set(LIMITS_BYTES):
         missing = ", ".join(sorted(set(LIMITS_BYTES) - found))
-        raise BadInput(str(archive_path), f"lacks {missing}", "give a packed model")
+        raise BadInput(name, f"lacks {missing}", "give a packed model")
 
 
 def _check_config(folder: Path) -> None:

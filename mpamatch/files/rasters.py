@@ -1,4 +1,4 @@
-"""The lossless 8-bit rasters that the system keeps: class ids and confidences as grey PNG.
+"""The lossless rasters that the system keeps as grey PNG: class ids and confidences in 8 bits, objects in 16.
 
 Knows no rasterio: the API reads stored predictions with this, and stays light.
 """
@@ -34,6 +34,15 @@ def decode_raster(data: bytes, *, budget_px: int = RASTER_BUDGET_PX) -> UInt8Arr
         return np.array(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput("raster", f"damaged ({error})", "make the prediction again") from error
+
+
+def encode_instances(instances: npt.NDArray[np.uint16]) -> bytes:
+    """uint16 (H, W) as 16-bit grey PNG, lossless: the number of the object that each pixel belongs to."""
+    if instances.dtype != np.uint16 or instances.ndim != 2:
+        raise ValueError(f"uint16 (H, W) is needed, got {instances.dtype} {instances.shape}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(instances)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def checked(raster: UInt8Array) -> UInt8Array:

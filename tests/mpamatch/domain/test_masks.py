@@ -29,26 +29,11 @@ def test_painting_leaves_the_given_mask_alone() -> None:
     assert (mask == 255).all()
 
 
-def test_outside_the_boxes_nothing_is_supervised() -> None:
-    inside = masks.inside_boxes([Box(1, 0, 2, 1), Box(-5, 1, 6, 9)], 4, 2)
-    assert inside.tolist() == [[False, True, True, False], [True, False, False, False]]
-    assert masks.keep_only(np.zeros((2, 4), np.uint8), inside).tolist() == [[255, 0, 0, 255], [0, 255, 255, 255]]
-
-
 def test_a_crop_is_a_copy_of_the_box() -> None:
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     part = masks.crop(mask, Box(1, 1, 2, 2))
     part[:] = 9
     assert mask[1, 1] == 5
-
-
-def test_a_polygon_with_a_hole_covers_pixel_centres() -> None:
-    outer, hole = [(0, 0), (6, 0), (6, 6), (0, 6)], [(2, 2), (4, 2), (4, 4), (2, 4)]
-    inside = masks.inside_polygon([outer, hole], 8, 8)
-    assert inside.sum() == 36 - 4
-    assert not inside[2:4, 2:4].any()
-    assert not masks.inside_polygon([[(0, 0), (5, 5)]], 8, 8).any()
-    assert not masks.inside_polygon([], 8, 8).any()
 
 
 def test_a_disc_has_the_area_of_a_disc() -> None:
@@ -67,19 +52,11 @@ def test_resampling_invents_no_id_and_enlarging_is_undone_by_reducing(mask: np.n
 
 
 @given(ANY_MASK)
-def test_shares_and_areas_count_pixels(mask: np.ndarray) -> None:
+def test_the_reviewed_share_counts_pixels(mask: np.ndarray) -> None:
     assert masks.reviewed_share(mask) == pytest.approx((mask != 255).sum() / mask.size)
-    assert sum(masks.class_areas(mask, 3)) == (mask != 255).sum()
-    assert masks.changed_share(mask, mask) == 0.0
 
 
 def test_reducing_takes_the_pixel_at_the_centre() -> None:
     row = np.array([[0, 1, 2, 3]], np.uint8)
     assert masks.resample(row, 2, 1).tolist() == [[1, 3]]
     assert masks.resample(row, 1, 1).tolist() == [[2]]
-
-
-def test_only_supervised_pixels_count_as_changed() -> None:
-    before, after = np.array([[0, 0, 0, 0]], np.uint8), np.array([[1, 0, 255, 255]], np.uint8)
-    assert masks.changed_share(before, after) == 0.5
-    assert masks.changed_share(before, masks.unsupervised(4, 1)) == 0.0

@@ -11,6 +11,7 @@ def test_confusion_counts_truth_in_rows_and_leaves_out_ignored_pixels() -> None:
     assert metrics.confusion(prediction, mask, 3).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
+@pytest.mark.method_line(44)
 def test_dice_and_iou_agree_with_sets_and_with_each_other() -> None:
     rng = np.random.default_rng(0)
     prediction, mask = rng.integers(0, 4, (2, 40, 40)).astype(np.uint8)
@@ -23,6 +24,7 @@ def test_dice_and_iou_agree_with_sets_and_with_each_other() -> None:
     assert iou == pytest.approx(dice / (2 - dice))
 
 
+@pytest.mark.method_line(44)
 def test_a_class_absent_from_both_is_left_out_of_the_mean() -> None:
     matrix = np.array([[8, 2, 0], [0, 10, 0], [0, 0, 0]])
     assert np.isnan(metrics.dice_per_class(matrix)[2])
@@ -43,6 +45,7 @@ def test_a_mask_with_more_classes_or_another_shape_is_refused() -> None:
         metrics.confusion(ones, ones[:1], 2)
 
 
+@pytest.mark.method_line(41)
 def test_calibration_error_of_six_samples_by_hand() -> None:
     confidence = np.array([0.95, 0.95, 0.95, 0.65, 0.65, 0.55])
     right = np.array([1, 1, 0, 1, 0, 1])
@@ -54,6 +57,17 @@ def test_calibration_error_of_six_samples_by_hand() -> None:
     assert metrics.ece(table) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.method_line(47)
+def test_figures_of_a_set_are_those_of_its_pixels_however_they_are_cut_into_images() -> None:
+    rng = np.random.default_rng(2)
+    prediction, mask = rng.integers(0, 3, (2, 40, 40)).astype(np.uint8)
+    whole = metrics.confusion(prediction, mask, 3)
+    for rows in (1, 7, 40):
+        parts = [metrics.confusion(prediction[y : y + rows], mask[y : y + rows], 3) for y in range(0, 40, rows)]
+        assert (np.sum(parts, axis=0) == whole).all()
+
+
+@pytest.mark.method_line(47)
 def test_calibration_tables_of_two_images_add_up() -> None:
     rng = np.random.default_rng(1)
     shares = rng.random((1, 20, 20)).astype(np.float32)

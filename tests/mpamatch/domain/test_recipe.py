@@ -1,5 +1,6 @@
 import pytest
 
+from mpamatch.domain.presets import PRESETS
 from mpamatch.domain.recipe import METHODS, PROFILES, Recipe
 from mpamatch.errors import BadInput
 
@@ -57,3 +58,50 @@ def test_large_images_are_halved_and_small_ones_kept() -> None:
 def test_fixmatch_has_one_strong_view_whatever_the_knob() -> None:
     assert Recipe(method="fixmatch", strong_views=2).views_per_tile == 1
     assert Recipe(method="unimatch-ema", strong_views=2).views_per_tile == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [
+        ("unimatch-ema", (0.0, 0.5)),
+        ("mpamatch", (0.25, 0.25)),
+        ("mpamatch-image", (0.25, 0.25)),
+        ("mpamatch-text", (0.25, 0.25)),
+    ],
+)
+def test_prototypes_take_their_quarter_from_the_pool_and_no_baseline_is_handicapped(
+    method: str, weights: tuple[float, float]
+) -> None:
+    recipe = Recipe.for_profile("small", method)
+    assert (recipe.prototype_weight, recipe.pool_weight) == weights
+
+
+def test_without_any_prototype_the_weights_are_unimatch_s_own() -> None:
+    assert Recipe(method="mpamatch", alpha=0.0).pool_weight == 0.5
+    assert Recipe(method="mpamatch-text", text="none").pool_weight == 0.5
+
+
+def test_a_knob_of_an_earlier_version_is_read_under_its_name_of_now() -> None:
+    assert Recipe.from_json({"segmenter": "tiny"}).encoder == "tiny"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_lies_between_a_profile_and_the_knobs_that_are_asked_for(preset: str) -> None:
+    recipe = Recipe.for_profile("small", preset=preset, tau=0.9)
+    assert recipe.tau == 0.9
+    assert recipe.steps_cold == 600
+    assert {name: getattr(recipe, name) for name in PRESETS[preset] if name != "tau"} == {
+        name: value for name, value in PRESETS[preset].items() if name != "tau"
+    }
+
+
+def test_the_paper_s_preset_takes_its_weights_and_streams() -> None:
+    recipe = Recipe.for_profile("medium", preset="paper")
+    assert (recipe.prototype_weight, recipe.beta, recipe.pool_weight, recipe.tau) == (0.25, 0.5, 0.25, 0.95)
+    assert recipe.labels_itself
+    assert recipe.views_per_tile == 2
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(BadInput, match="known presets"):
+        Recipe.for_profile("small", preset="grand")

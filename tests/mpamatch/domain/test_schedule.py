@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpamatch.domain.quiet_hours import QuietHours
 from mpamatch.domain.schedule import RetrainFacts, TriggerPolicy, decide
 from mpamatch.errors import BadInput
 
@@ -109,3 +110,105 @@ def test_naive_times_are_refused():
 def test_a_policy_out_of_range_is_refused(values):
     with pytest.raises(BadInput):
         TriggerPolicy(**values)
+
+
+# The schedule
+
+DUE = replace(CALM, changed_tiles=3, schedule_due=NOW, last_run=7)
+
+
+def test_a_period_that_is_due_starts_a_run_with_fewer_labels_than_the_count_needs():
+    decision = decide(NOW, DUE, POLICY)
+    assert (decision.start, decision.trigger, decision.settles_due) == (True, "schedule", True)
+    assert "2030-05-01 12:00 UTC" in decision.reasons[0]
+    before = decide(NOW - timedelta(seconds=1), DUE, POLICY)
+    assert not before.start
+    assert before.not_before == NOW
+    assert not before.settles_due
+
+
+def test_a_period_without_a_new_label_is_skipped_with_the_reason_unless_it_runs_always():
+    skipped = decide(NOW, replace(DUE, changed_tiles=0), POLICY)
+    assert (skipped.start, skipped.settles_due) == (False, True)
+    assert skipped.reasons[-1] == "skipped: nothing new since run 7"
+    always = decide(NOW, replace(DUE, changed_tiles=0), replace(POLICY, schedule_always=True))
+    assert (always.start, always.trigger) == (True, "schedule")
+
+
+def test_a_period_with_too_little_to_learn_from_is_skipped_with_the_reason():
+    decision = decide(NOW, replace(DUE, labelled_tiles=1), POLICY)
+    assert (decision.start, decision.settles_due) == (False, True)
+    assert "2 needed" in decision.reasons[-1]
+
+
+def test_a_period_that_is_due_while_a_run_is_open_waits_for_its_end():
+    decision = decide(NOW, replace(DUE, open_run=True), POLICY)
+    assert (decision.start, decision.settles_due) == (False, False)
+    assert "waits until it ends" in decision.reasons[1]
+
+
+def test_missed_periods_count_as_one_and_the_reason_says_how_many_there_were():
+    decision = decide(NOW + timedelta(days=3), replace(DUE, periods_due=4), POLICY)
+    assert decision.start
+    assert "4 periods" in decision.reasons[0]
+
+
+def test_a_request_answers_the_period_that_is_due_too():
+    decision = decide(NOW, replace(DUE, requested="manual"), POLICY)
+    assert (decision.trigger, decision.settles_due) == ("manual", True)
+
+
+QUIET = replace(POLICY, quiet=QuietHours.parse("10:00-14:00", "UTC"))
+NOON_END = NOW + timedelta(hours=2)
+
+
+@pytest.mark.parametrize("facts", [CALM, DUE, replace(CALM, last_change_at=NOW)])
+def test_in_quiet_hours_neither_count_nor_schedule_starts_a_run_and_the_end_is_said(facts):
+    decision = decide(NOW, facts, QUIET)
+    assert (decision.start, decision.settles_due, decision.not_before) == (False, False, NOON_END)
+    assert "quiet hours 10:00-14:00" in decision.reasons[-1]
+    assert decide(NOON_END, facts, QUIET).start
+
+
+def test_a_period_with_nothing_new_is_kept_through_the_quiet_hours_since_labels_may_come():
+    decision = decide(NOW, replace(DUE, changed_tiles=0), QUIET)
+    assert (decision.start, decision.settles_due, decision.not_before) == (False, False, None)
+
+
+def test_a_pause_that_ends_in_quiet_hours_says_their_end():
+    before = NOW - timedelta(hours=2, seconds=2)
+    decision = decide(before, replace(CALM, last_change_at=before), QUIET)
+    assert decision.not_before == NOON_END
+
+
+@pytest.mark.parametrize("requested", ["manual", "label-studio"])
+def test_a_persons_wish_goes_ahead_in_quiet_hours(requested):
+    assert decide(NOW, replace(CALM, requested=requested), QUIET).start
+
+
+def test_without_the_rule_of_labels_only_schedule_and_people_start_runs():
+    off = replace(POLICY, by_labels=False)
+    assert not decide(NOW, CALM, off).start
+    assert decide(NOW, DUE, off).trigger == "schedule"
+
+
+# Labels of runs that ended without a model
+
+
+@pytest.mark.parametrize(("runs_without_model", "needed"), [(1, 1), (2, 2), (3, 4), (4, 8), (5, 12), (400, 12)])
+def test_returned_labels_count_with_new_ones_and_ever_more_of_them_while_runs_keep_failing(runs_without_model, needed):
+    facts = replace(CALM, returned_tiles=12, runs_without_model=runs_without_model)
+    assert not decide(NOW, replace(facts, changed_tiles=0), POLICY).start
+    assert not decide(NOW, replace(facts, changed_tiles=needed - 1), POLICY).start
+    assert decide(NOW, replace(facts, changed_tiles=needed), POLICY).start
+
+
+def test_returned_labels_are_new_for_the_schedule():
+    assert decide(NOW, replace(DUE, changed_tiles=0, returned_tiles=12, runs_without_model=1), POLICY).start
+
+
+@pytest.mark.parametrize(("by_labels", "more"), [(True, " (12 changed ones start a run by themselves)"), (False, "")])
+def test_without_labels_the_least_is_told_beside_the_count_that_starts_a_run(by_labels, more):
+    new = replace(CALM, changed_tiles=0, labelled_tiles=0)
+    (reason,) = decide(NOW, new, replace(POLICY, by_labels=by_labels)).reasons
+    assert reason == f"0 tiles labelled, 2 needed to train at all{more}"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpamatch.domain.states import ENTRY, IMAGE, MODEL, RUN, allowed_moves, check_move, is_final
+from mpamatch.domain.states import ENTRY, IMAGE, MODEL, RUN, allowed_moves, check_move
 from mpamatch.errors import BadInput, Conflict
 
 TABLES = {"run": RUN, "model": MODEL, "entry": ENTRY, "image": IMAGE}
@@ -67,11 +67,6 @@ def test_staying_is_no_move(kind_and_state):
     kind, state = kind_and_state
     with pytest.raises(Conflict):
         check_move(kind, state, state)
-
-
-def test_final_states_are_those_without_a_way_out():
-    assert {s for s in RUN if is_final("run", s)} == {"done", "failed", "cancelled"}
-    assert {s for s in MODEL if is_final("model", s)} == {"rejected"}
 
 
 @pytest.mark.parametrize(("kind", "state"), [("run", "sleeping"), ("robot", "queued")])

@@ -14,7 +14,6 @@ from mpamatch.domain.tiling import (
     raised_cosine_window,
     tile_boxes,
     tissue_mask,
-    tissue_share,
 )
 
 SIDES = st.integers(1, 5000)
@@ -62,19 +61,19 @@ def glass(height: int = 64, width: int = 64) -> np.ndarray:
 
 def test_glass_is_no_tissue_and_tissue_without_glass_is_all_tissue() -> None:
     pink = np.clip(np.random.default_rng(1).normal((215, 150, 190), 6, (64, 64, 3)), 0, 255).astype(np.uint8)
-    assert tissue_share(glass()) < 0.01
-    assert tissue_share(pink) > 0.99
+    assert tissue_mask(glass()).mean() < 0.01
+    assert tissue_mask(pink).mean() > 0.99
 
 
 def test_a_pale_section_on_glass_is_found_where_it_lies() -> None:
     image = glass()
     image[:, :16] = np.clip(np.random.default_rng(1).normal((228, 200, 220), 3, (64, 16, 3)), 0, 255)
-    assert tissue_share(image) == pytest.approx(0.25, abs=0.02)
+    assert tissue_mask(image).mean() == pytest.approx(0.25, abs=0.02)
     assert tissue_mask(image)[:, :16].mean() > 0.95
 
 
 def test_black_pen_and_borders_are_no_tissue() -> None:
-    assert tissue_share(np.full((8, 8, 3), (12, 2, 2), np.uint8)) == 0.0
+    assert tissue_mask(np.full((8, 8, 3), (12, 2, 2), np.uint8)).mean() == 0.0
 
 
 def test_windows_at_half_a_patch_add_up_to_a_constant() -> None:
@@ -84,6 +83,18 @@ def test_windows_at_half_a_patch_add_up_to_a_constant() -> None:
     assert raised_cosine_window(7, 5).min() > 0
 
 
+@pytest.mark.method_line(46)
+@pytest.mark.parametrize(("height", "width", "patch"), [(60, 45, 16), (7, 60, 4), (33, 33, 32), (1, 1, 8)])
+def test_a_constant_stays_constant_and_has_no_seam(height: int, width: int, patch: int) -> None:
+    blender = PatchBlender(2, height, width)
+    value = np.float32([0.3, 0.7])[:, None, None]
+    for y in patch_starts(height, patch, max(1, patch // 2)):
+        for x in patch_starts(width, patch, max(1, patch // 2)):
+            blender.add(y, x, np.broadcast_to(value, (2, patch, patch)))
+    assert np.abs(blender.result() - value).max() < 1e-5
+
+
+@pytest.mark.method_line(46)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(4, 32))
 def test_blending_patches_of_one_raster_gives_the_raster(height: int, width: int, patch: int) -> None:
     whole = np.random.default_rng(height * 61 + width).random((2, height, width)).astype(np.float32)

@@ -16,7 +16,7 @@ from rasterio.io import MemoryFile
 
 from mpamatch.domain.tiling import Box
 from mpamatch.errors import BadInput
-from mpamatch.files.images import encode_png, image_size, read_image, read_thumbnail, read_window
+from mpamatch.files.images import encode_png, image_size, read_image, read_window
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -140,14 +140,6 @@ def test_a_window_outside_the_image_is_refused() -> None:
         read_window(encode_png(smooth_rgb()), Box(50, 0, 20, 20))
 
 
-def test_a_thumbnail_keeps_the_shape_and_the_mean_colour(tmp_path: Path) -> None:
-    big = smooth_rgb(400, 800)
-    for data in (encode_png(big), saved(Image.fromarray(big).quantize(64), "PNG")):
-        small = read_thumbnail(data, side_px=100)
-        assert small.shape == (50, 100, 3)
-        assert np.abs(small.mean(axis=(0, 1)) - big.mean(axis=(0, 1))).max() < 4
-
-
 def test_what_a_file_is_called_does_not_matter(tmp_path: Path) -> None:
     path = tmp_path / 'it\'s a "tile" ä 組織 #1?.tif'
     path.write_bytes(encode_png(smooth_rgb()))
@@ -251,7 +243,7 @@ def test_files_beside_an_image_do_not_change_it(tmp_path: Path) -> None:
     white = tmp_path / "b.tif"
     white.write_bytes(tiff(np.full((3, 400, 600), 255, np.uint8)))
     (tmp_path / "b.tif.ovr").write_bytes(tiff(np.zeros((3, 100, 150), np.uint8)))
-    assert read_thumbnail(white, side_px=150).min() == 255
+    assert read_window(white, Box(0, 0, 600, 400), out_width_px=150, out_height_px=100).min() == 255
 
 
 def test_a_huge_header_is_refused_before_anything_is_allocated() -> None:
@@ -310,5 +302,6 @@ def test_a_slide_and_a_pyramid_are_read_by_window(shared_dir: Path) -> None:
     for name in ("CMU-1-Small-Region.svs", "CMU-1-Small-Region-pyramid.tiff"):
         path = shared_dir / "data" / "wsi" / name
         assert image_size(path) == (2220, 2967)
-        assert read_thumbnail(path, side_px=300).shape == (300, 224, 3)
+        small = read_window(path, Box(0, 0, 2220, 2967), out_width_px=224, out_height_px=300)
+        assert small.shape == (300, 224, 3)
         assert read_window(path, Box(1000, 1000, 256, 256)).std() > 5

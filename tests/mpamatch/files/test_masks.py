@@ -123,3 +123,9 @@ def test_what_is_no_raster_is_refused(data: bytes) -> None:
 def test_a_coloured_png_is_no_raster() -> None:
     with pytest.raises(BadInput, match="RGB"):
         decode_raster(saved(Image.new("RGB", (3, 3))))
+
+
+def test_an_indexed_mask_of_zero_and_255_is_read_literally() -> None:
+    mask = np.array([[0, 255, 0]], np.uint8)
+    assert read_mask(write_mask(mask), class_count=2).tolist() == [[0, 255, 0]]
+    assert read_mask(write_mask(mask), class_count=2, foreground=True).tolist() == [[0, 1, 0]]
