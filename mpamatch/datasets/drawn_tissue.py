@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from mpamatch.datasets.drawn.stamps import FloatPoints, Stamp, ellipses, stamped
+
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
-FloatPoints = npt.NDArray[np.float64]
 Generator = np.random.Generator
 Window = tuple[slice, slice]
-Stamp = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray]
 
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.10, 0.96, 0.22])
@@ -125,7 +125,10 @@ def group_stain(group: int) -> Stain:
 
 
 def _noise(rng: Generator, size_px: int, along_px: float, across_px: float, angle: float = 0.0) -> FloatArray:
-    """Smooth random texture of mean 0 and deviation 1, stretched along ``angle``; periodic, made by one FFT."""
+    """Smooth random texture of mean 0 and deviation 1, stretched along ``angle``; periodic, made by one FFT.
+
+    As ``drawn.textures.noise``, but in double precision: these tiles keep their bytes.
+    """
     y = np.fft.fftfreq(size_px)[:, None]
     x = np.fft.rfftfreq(size_px)[None, :]
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -224,11 +227,11 @@ def _glands(rng: Generator, canvas: _Canvas, outlines: list[_Outline], stain: St
         if not solid and rng.random() < stain.goblet_share + 0.2:
             drops.append(_goblets(rng, outline, height, stain.goblet_share))
         nuclei += _palisade(rng, outline, height, solid)
-    pale = _stamped(canvas, *drops) * canvas.gland
+    pale = stamped(canvas.size_px, *drops) * canvas.gland
     canvas.eosin *= 1.0 - 0.8 * pale
     canvas.haematoxylin *= 1.0 - 0.6 * pale
     canvas.haematoxylin += 0.06 * pale
-    _ink(canvas, _stamped(canvas, *nuclei) * canvas.gland, strength=0.9)
+    _ink(canvas, stamped(canvas.size_px, *nuclei) * canvas.gland, strength=0.9)
 
 
 def _epithelium(rng: Generator, canvas: _Canvas, outline: _Outline, height: float, solid: bool) -> None:
@@ -289,37 +292,7 @@ def _around(
     """Ellipses at polar places around an outline's centre."""
     x = outline.x_px + at * np.cos(angles)
     y = outline.y_px + at * np.sin(angles)
-    return _ellipses(rng, x, y, long_px, short_px, tilt)
-
-
-def _ellipses(
-    rng: Generator, x: FloatPoints, y: FloatPoints, long_px: FloatPoints, short_px: FloatPoints, tilt: FloatPoints
-) -> Stamp:
-    """Soft ellipses, all at once, as small squares: rows, columns and cover 0..1, each (n, s, s)."""
-    reach = int(np.ceil(long_px.max(initial=1.0))) + 1
-    steps = np.arange(-reach, reach + 1)
-    rows = np.rint(y).astype(np.intp)[:, None, None] + steps[None, :, None]
-    columns = np.rint(x).astype(np.intp)[:, None, None] + steps[None, None, :]
-    dy = (rows - y[:, None, None]).astype(np.float32)
-    dx = (columns - x[:, None, None]).astype(np.float32)
-    cos, sin, long, short = (
-        values.astype(np.float32)[:, None, None] for values in (np.cos(tilt), np.sin(tilt), long_px, short_px)
-    )
-    reached = np.hypot((dx * cos + dy * sin) / long, (dy * cos - dx * sin) / short)
-    cover = np.clip((1.0 - reached) * short + 0.5, 0.0, 1.0)
-    cover *= rng.uniform(0.75, 1.0, x.size).astype(np.float32)[:, None, None]
-    rows, columns = np.broadcast_arrays(rows, columns)
-    return rows, columns, cover.astype(np.float32, copy=False)
-
-
-def _stamped(canvas: _Canvas, *stamps: Stamp) -> FloatArray:
-    """The highest cover at each pixel of the tile."""
-    size = canvas.size_px
-    layer = np.zeros(size * size, np.float32)
-    for rows, columns, cover in stamps:
-        seen = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size) & (cover > 0)
-        np.maximum.at(layer, (rows * size + columns)[seen], cover[seen])
-    return layer.reshape(size, size)
+    return ellipses(rng, x, y, long_px, short_px, tilt)
 
 
 def _ink(canvas: _Canvas, cover: FloatArray, *, strength: float) -> None:
@@ -340,7 +313,7 @@ def _stroma_cells(rng: Generator, canvas: _Canvas, stain: Stain) -> None:
     spindles = _free_points(rng, canvas, int(110 * area * stain.stroma_cells))
     tilt = rng.uniform(0.0, np.pi) + rng.normal(0.0, 0.45, len(spindles))
     shape = rng.uniform(3.5, 7.0, len(spindles)), rng.uniform(1.1, 1.9, len(spindles))
-    cover = _stamped(canvas, _ellipses(rng, spindles[:, 0], spindles[:, 1], *shape, tilt))
+    cover = stamped(canvas.size_px, ellipses(rng, spindles[:, 0], spindles[:, 1], *shape, tilt))
     _ink(canvas, cover, strength=0.6)
     _round_cells(rng, canvas, _free_points(rng, canvas, int(rng.uniform(60, 330) * area * stain.stroma_cells)))
 
@@ -350,7 +323,7 @@ def _round_cells(rng: Generator, canvas: _Canvas, points: npt.NDArray[np.float64
         return
     size = rng.uniform(2.1, 3.1, len(points))
     shape = size * rng.uniform(1.0, 1.25, len(points)), size
-    cover = _stamped(canvas, _ellipses(rng, points[:, 0], points[:, 1], *shape, rng.uniform(0, 3, len(points))))
+    cover = stamped(canvas.size_px, ellipses(rng, points[:, 0], points[:, 1], *shape, rng.uniform(0, 3, len(points))))
     _ink(canvas, cover, strength=0.72)
 
 
@@ -378,14 +351,14 @@ def _vessel(rng: Generator, canvas: _Canvas, centre: npt.NDArray[np.float64]) ->
     angles = rng.uniform(0.0, 2.0 * np.pi, count)
     at = outline.radius(angles) + 1.5
     shape = rng.uniform(3.0, 5.0, count), rng.uniform(1.1, 1.7, count)
-    flat = _stamped(canvas, _around(rng, outline, at, angles, *shape, angles + np.pi / 2)) * ~canvas.occupied
+    flat = stamped(canvas.size_px, _around(rng, outline, at, angles, *shape, angles + np.pi / 2)) * ~canvas.occupied
     _ink(canvas, flat, strength=0.6)
     if rng.random() < 0.6:
         cells = int(outline.radius_px**2 / 26.0)
         spread = outline.radius_px * np.sqrt(rng.uniform(0.0, 0.7, cells))
         round_px = rng.uniform(2.0, 2.8, cells)
         angles = rng.uniform(0.0, 2.0 * np.pi, cells)
-        red = _stamped(canvas, _around(rng, outline, spread, angles, round_px, round_px, angles))
+        red = stamped(canvas.size_px, _around(rng, outline, spread, angles, round_px, round_px, angles))
         canvas.eosin += 0.5 * red * ~canvas.occupied
     canvas.occupied[window] |= lumen
 

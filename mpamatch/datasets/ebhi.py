@@ -1,7 +1,8 @@
 """EBHI-Seg: colorectal biopsies in six class folders, foreground masks; group = case, the seven digits of the name.
 
 Source: Shi et al., Frontiers in Medicine 10:1114673, 2023, doi:10.3389/fmed.2023.1114673, CC BY 4.0. How the tasks
-GLAND and CANCER divide the set is an assumption: five gland classes, and adenocarcinoma alone.
+GLAND and CANCER divide the set is an assumption: five gland classes, and adenocarcinoma alone. ``SUBSETS`` is the one
+place that says so.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def open_ebhi(root: Path, *, subset: str | None = None) -> ListedDataset:
     if unmasked:
         problems += (f"{folder}: {len(unmasked)} of {len(kept)} images have no mask, such as {unmasked[0]}",)
     names = ("background", _FOREGROUND[subset])
-    return ListedDataset("ebhi", names, True, kept, validation_names(kept, lists), problems)
+    name = "ebhi" if subset is None else f"ebhi-{subset}"
+    return ListedDataset(name, names, True, kept, validation_names(kept, lists), problems)
 
 
 def _lists(root: Path, subset: str | None, wanted: tuple[str, ...]) -> dict[str, list[str]] | None:
@@ -62,5 +64,5 @@ def _class_items(folder: Path, tissue: str) -> list[DatasetItem]:
         mask = folder / tissue / "label" / path.name
         case = _CASE.search(path.stem)
         group = f"case {case.group(1)}" if case else path.stem
-        items.append(DatasetItem(f"{tissue}/image/{path.name}", path, mask if mask.is_file() else None, group))
+        items.append(DatasetItem(f"{tissue}/image/{path.name}", path, mask if mask.is_file() else None, group, tissue))
     return items

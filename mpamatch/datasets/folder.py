@@ -34,7 +34,13 @@ def open_folder(
         path = found.image.relative_to(base)
         names = (path.as_posix(), path.with_suffix("").as_posix(), path.name, path.stem)
         items.append(
-            DatasetItem(next((n for n in names if n in listed), names[0]), found.image, found.mask, found.group)
+            DatasetItem(
+                next((n for n in names if n in listed), names[0]),
+                found.image,
+                found.mask,
+                found.group,
+                path.parent.as_posix(),
+            )
         )
     kept, missing = keep_listed(items, lists, root)
     if not kept:

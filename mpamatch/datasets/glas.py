@@ -25,14 +25,14 @@ def open_glas(root: Path) -> ListedDataset:
     if not root.is_dir():
         raise NotFound(str(root), "no such folder", "give the folder that holds the Warwick QU data set")
     folder = next((p for p in sorted(root.glob("Warwick QU Dataset*")) if p.is_dir()), root)
-    patients = _patients(folder / "Grade.csv")
+    patients, grades = _table(folder / "Grade.csv")
     items = []
     for path in sorted(folder.iterdir(), key=lambda p: (p.stem.partition("_")[0], _number(p.stem), p.stem)):
         if path.suffix.lower() not in _SUFFIXES or path.stem.endswith("_anno"):
             continue
         masks = (path.with_name(f"{path.stem}_anno{suffix}") for suffix in _SUFFIXES)
         mask = next((m for m in masks if m.is_file()), None)
-        items.append(DatasetItem(path.stem, path, mask, patients.get(path.stem, path.stem)))
+        items.append(DatasetItem(path.stem, path, mask, patients.get(path.stem, path.stem), grades.get(path.stem, "")))
     if not items:
         raise BadInput(str(folder), "holds no GlaS image (.png or .bmp)", "check the path")
     lists = read_split_lists(root)
@@ -42,15 +42,19 @@ def open_glas(root: Path) -> ListedDataset:
     )
 
 
-def _patients(table: Path) -> dict[str, str]:
-    """Image name -> patient; empty without the table. Its columns carry a space after each comma."""
+def _table(table: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Image name -> patient, and -> grade; empty without the table. Its columns carry a space after each comma."""
     if not table.is_file():
-        return {}
+        return {}, {}
     with table.open(newline="", encoding="utf-8-sig") as stream:
         rows = list(csv.DictReader(stream, skipinitialspace=True))
     if rows and not {"name", "patient ID"} <= rows[0].keys():
         raise BadInput(str(table), "has no columns 'name' and 'patient ID'", "restore the released table")
-    return {row["name"].strip(): f"patient {row['patient ID'].strip()}" for row in rows if row["name"]}
+    rows = [row for row in rows if row["name"]]
+    names = [row["name"].strip() for row in rows]
+    patients = [f"patient {row['patient ID'].strip()}" for row in rows]
+    grades = [(row.get("grade (GlaS)") or "").strip() for row in rows]
+    return dict(zip(names, patients, strict=True)), dict(zip(names, grades, strict=True))
 
 
 def _number(stem: str) -> int:

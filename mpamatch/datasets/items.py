@@ -12,19 +12,25 @@ import numpy.typing as npt
 
 from mpamatch.domain.splits import assign_splits
 from mpamatch.errors import BadInput, NotFound
-from mpamatch.files.masks import read_mask
+from mpamatch.files.masks import read_mask, read_soft_mask
 
-PublishedSplit = Literal["train", "val", "all"]
+PublishedSplit = Literal["train", "val", "test", "all"]
+SPLITS: tuple[str, ...] = ("train", "val", "test", "all")
 
 
 @dataclass(frozen=True)
 class DatasetItem:
-    """One image of a data set. ``mask`` is None where nothing was labelled; ``group`` is the patient or case."""
+    """One image of a data set. ``mask`` is None where nothing was labelled; ``group`` is the patient or case.
+
+    ``kind`` is what a small labelled set should hold some of each: a tissue, a grade, a disease model; "" where the
+    data set knows none.
+    """
 
     name: str
     image: Path
     mask: Path | None
     group: str
+    kind: str = ""
 
 
 class Dataset(Protocol):
@@ -46,7 +52,7 @@ class Dataset(Protocol):
         """One line for each thing that was left out."""
 
     def items(self, split: PublishedSplit = "all") -> list[DatasetItem]:
-        """The items of a split, in a stable order."""
+        """The items of a split, in a stable order; none for ``test`` where the data set has no such part."""
 
     def read_mask(self, item: DatasetItem) -> npt.NDArray[np.uint8]:
         """Class ids, uint8 (H, W), 255 = no supervision. Raises BadInput; NotFound for an item without mask."""
@@ -56,7 +62,8 @@ class Dataset(Protocol):
 class ListedDataset:
     """A data set whose items and validation names are known when it is opened.
 
-    ``draw`` makes the mask of an item that has no mask file, for data sets that can (drawn tissue).
+    ``draw`` makes the mask of an item that has no mask file, for data sets that can (drawn tissue). ``test`` are names
+    that neither train nor validate. ``soft`` mask files went through JPEG: they are cut at half of their top value.
     """
 
     name: str
@@ -66,15 +73,20 @@ class ListedDataset:
     validation: frozenset[str]
     problems: tuple[str, ...] = ()
     draw: Callable[[DatasetItem], npt.NDArray[np.uint8]] | None = field(default=None, compare=False)
+    test: frozenset[str] = frozenset()
+    soft: bool = False
 
     def items(self, split: PublishedSplit = "all") -> list[DatasetItem]:
-        if split not in ("train", "val", "all"):
-            raise BadInput(f"split {split!r}", "unknown", "one of train, val, all")
-        if split == "all":
-            return list(self.listing)
-        return [item for item in self.listing if (item.name in self.validation) == (split == "val")]
+        if split not in SPLITS:
+            raise BadInput(f"split {split!r}", "unknown", f"one of {', '.join(SPLITS)}")
+        return [item for item in self.listing if split in ("all", self._split_of(item.name))]
+
+    def _split_of(self, name: str) -> str:
+        return "val" if name in self.validation else "test" if name in self.test else "train"
 
     def read_mask(self, item: DatasetItem) -> npt.NDArray[np.uint8]:
+        if item.mask is not None and self.soft:
+            return read_soft_mask(item.mask)
         if item.mask is not None:
             return read_mask(item.mask, class_count=len(self.class_names), foreground=self.foreground)
         if self.draw is not None:
@@ -98,6 +110,17 @@ def read_split_lists(root: Path, prefix: str = "") -> dict[str, list[str]] | Non
     if both := set(named["train"]) & set(named["val"]):
         raise BadInput(str(there[0].parent), f"{len(both)} names in train and val", f"such as {min(both)}")
     return named
+
+
+def mask_problems(source: Path, items: Sequence[DatasetItem], masks: Iterable[Path]) -> tuple[str, ...]:
+    """One line with counts for images without a mask, and one for ``masks`` that belong to no image."""
+    problems = []
+    if unmasked := [item.name for item in items if item.mask is None]:
+        problems.append(f"{source}: {len(unmasked)} of {len(items)} images have no mask, such as {unmasked[0]}")
+    used = {item.mask for item in items}
+    if lonely := [path for path in sorted(masks) if path not in used]:
+        problems.append(f"{source}: {len(lonely)} masks have no image, such as {lonely[0].relative_to(source)}")
+    return tuple(problems)
 
 
 def validation_names(items: Iterable[DatasetItem], lists: Mapping[str, Sequence[str]] | None) -> frozenset[str]:

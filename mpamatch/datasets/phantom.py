@@ -1,7 +1,8 @@
 """Drawn tissue as a data set: a folder of tiles by group with exact masks, made on demand and the same every time.
 
-The drawing is in ``drawn_tissue``. ``phantom.json`` in the folder says how each tile was drawn, so that the exact mask
-of a tile whose mask was not written can be drawn again.
+Two varieties: ``plain`` (``drawn_tissue``), which is learnt in minutes and serves demo and tests, and ``wide``
+(``drawn/wide``), which is worth training on and knows each gland apart. ``phantom.json`` in the folder says how each
+tile was drawn, so that the exact mask of a tile whose mask was not written can be drawn again.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from mpamatch.datasets.drawn.wide import draw_wide_tile
 from mpamatch.datasets.drawn_tissue import draw_tile
 from mpamatch.datasets.items import DatasetItem, ListedDataset, validation_names
 from mpamatch.errors import BadInput, Conflict
 from mpamatch.files.images import encode_png
 from mpamatch.files.masks import write_mask
+from mpamatch.files.rasters import encode_instances
 
-__all__ = ["CLASS_NAMES", "draw_tile", "open_phantom", "write_folder"]
+__all__ = ["CLASS_NAMES", "VARIETIES", "draw_tile", "open_phantom", "write_folder"]
+
+Variety = Literal["plain", "wide"]
+VARIETIES: tuple[str, ...] = ("plain", "wide")
 
 CLASS_NAMES = ("background", "gland")
 DEFAULT_SEED = 20250827
@@ -31,7 +38,8 @@ _COLOURS = ("#000000", "#d62728")
 
 @dataclass(frozen=True)
 class DrawnTile:
-    """How one tile was drawn; ``name`` is its file's stem."""
+    """How one tile was drawn; ``name`` is its file's stem. ``number`` is the stain of a plain tile, and the place of a
+    wide one among the tiles of its seed."""
 
     name: str
     group: str
@@ -40,18 +48,35 @@ class DrawnTile:
     size_px: int
     hard: bool
     masked: bool
+    variety: str = "plain"
 
     def draw(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        return draw_tile(self.seed, size_px=self.size_px, hard=self.hard, group=self.number)
+        """The image and its class ids."""
+        image, classes, _ = self.draw_apart()
+        return image, classes
+
+    def draw_apart(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint16] | None]:
+        """The image, its class ids, and the number of each gland where the variety knows it."""
+        if self.variety == "wide":
+            return draw_wide_tile(self.seed, self.number, self.size_px)
+        return *draw_tile(self.seed, size_px=self.size_px, hard=self.hard, group=self.number), None
 
 
 def plan_tiles(
-    tiles: int, groups: int, size_px: int, masked: int | None, seed: int, hard_share: float = HARD_SHARE
+    tiles: int,
+    groups: int,
+    size_px: int,
+    masked: int | None,
+    seed: int,
+    hard_share: float = HARD_SHARE,
+    variety: Variety = "plain",
 ) -> tuple[DrawnTile, ...]:
-    """Tiles dealt to groups in turn, a share of them hard, spread evenly; the first ``masked`` carry a mask.
+    """Tiles dealt to groups in turn, a share of the plain ones hard, spread evenly; the first ``masked`` carry a mask.
 
     The masked ones come one from each group in turn, so that even a few show several stains.
     """
+    if variety not in VARIETIES:
+        raise BadInput(f"variety {variety!r}", "unknown", f"one of {', '.join(VARIETIES)}")
     if not 1 <= groups <= tiles or size_px < 16:
         raise BadInput("drawn tissue", f"{tiles} tiles in {groups} groups at {size_px} px", "ask for more tiles")
     planned = []
@@ -63,11 +88,12 @@ def plan_tiles(
             DrawnTile(
                 name=f"tile-{index:04d}",
                 group=f"patient-{group:02d}",
-                seed=seed + index,
-                number=seed % 1000 + group,
+                seed=seed if variety == "wide" else seed + index,
+                number=index if variety == "wide" else seed % 1000 + group,
                 size_px=size_px,
-                hard=int(due + hard_share) > int(due),
+                hard=variety == "plain" and int(due + hard_share) > int(due),
                 masked=masked is None or index < masked,
+                variety=variety,
             )
         )
     return tuple(planned)
@@ -81,13 +107,15 @@ def write_folder(
     size_px: int = 256,
     masked: int | None = None,
     seed: int = DEFAULT_SEED,
+    variety: Variety = "plain",
 ) -> tuple[DrawnTile, ...]:
     """Draw FOLDER/GROUP/image/NAME.png and, for the first ``masked`` tiles (all: None), FOLDER/GROUP/label/NAME.png.
 
+    Wide tiles with a mask also have FOLDER/GROUP/label/instances/NAME.png: 16-bit grey, the number of each gland.
     A folder that already holds the same tiles is left as it is; one that was cut short is completed. Raises Conflict
     when it holds other drawn tiles.
     """
-    planned = plan_tiles(tiles, groups, size_px, masked, seed)
+    planned = plan_tiles(tiles, groups, size_px, masked, seed, variety=variety)
     manifest = folder / _MANIFEST
     if manifest.is_file() and _read_manifest(manifest) != planned:
         raise Conflict(str(folder), "holds other drawn tiles", "choose another folder, or remove this one")
@@ -97,8 +125,10 @@ def write_folder(
         image, label = _paths(folder, tile)
         if image.is_file() and (label.is_file() or not tile.masked):
             continue
-        pixels, mask = tile.draw()
+        pixels, mask, instances = tile.draw_apart()
         if tile.masked:
+            if instances is not None:
+                _write(label.parent / "instances" / label.name, encode_instances(instances))
             _write(label, write_mask(mask, _COLOURS))
         _write(image, encode_png(pixels))
     return planned

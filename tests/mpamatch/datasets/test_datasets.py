@@ -150,7 +150,7 @@ def test_a_folder_uses_its_lists_with_or_without_suffix(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["folder", "glas", "ebhi"])
+@pytest.mark.parametrize("name", ["folder", "glas", "ebhi", "ebhi-cancer", "crag", "kpis"])
 def test_empty_and_missing_folders_are_one_clear_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput) as caught:
         open_dataset(name, tmp_path)
@@ -164,8 +164,8 @@ def test_unknown_names_subsets_and_splits_are_refused(tmp_path: Path) -> None:
         open_dataset("glass", tmp_path)
     with pytest.raises(BadInput, match="no subsets"):
         open_dataset("glas", tmp_path, subset="gland")
-    with pytest.raises(BadInput, match="one of train, val, all"):
-        open_glas(make_glas(tmp_path)).items("test")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="one of train, val, test, all"):
+        open_glas(make_glas(tmp_path)).items("valid")  # type: ignore[arg-type]
 
 
 Counts = tuple[int, int, int]
@@ -178,7 +178,7 @@ Counts = tuple[int, int, int]
         (lambda data: open_dataset("glas", data / "glas"), (34, 9, 10)),
         (lambda data: open_dataset("ebhi", data / "ebhi"), (163, 49, 53)),
         (lambda data: open_dataset("ebhi", data / "ebhi", subset="gland"), (120, 39, 38)),
-        (lambda data: open_dataset("ebhi", data / "ebhi", subset="cancer"), (43, 10, 17)),
+        (lambda data: open_dataset("ebhi-cancer", data / "ebhi"), (43, 10, 17)),
     ],
 )
 def test_published_data_has_the_published_counts(

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mpamatch.datasets import open_dataset
+from mpamatch.datasets.drawn.wide import draw_wide
 from mpamatch.datasets.drawn_tissue import group_stain
 from mpamatch.datasets.phantom import draw_tile, open_phantom, plan_tiles, write_folder
-from mpamatch.domain.tiling import tissue_share
+from mpamatch.domain.tiling import tissue_mask
 from mpamatch.errors import BadInput, Conflict
 from mpamatch.files.folders import scan_folder
 from mpamatch.files.images import read_image
@@ -53,7 +56,7 @@ def test_it_is_coloured_like_a_stained_section(tiles: list[tuple[np.ndarray, np.
         red, green, blue = image.reshape(-1, 3).mean(axis=0)
         assert green < blue
         assert green < red
-        assert tissue_share(image) > 0.3
+        assert tissue_mask(image).mean() > 0.3
 
 
 def test_colour_alone_does_not_find_the_glands(tiles: list[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -160,3 +163,37 @@ def test_a_damaged_list_of_tiles_is_named(tmp_path: Path) -> None:
 def test_more_groups_than_tiles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="2 tiles in 3 groups"):
         write_folder(tmp_path, tiles=2, groups=3)
+
+
+def test_a_wide_folder_holds_the_tiles_of_its_seed_with_their_instances(tmp_path: Path) -> None:
+    write_folder(tmp_path, tiles=4, groups=2, size_px=64, masked=3, seed=8, variety="wide")
+    dataset = open_dataset("phantom", tmp_path)
+    assert scan_folder(tmp_path).problems == ()
+    assert len(scan_folder(tmp_path).items) == 4  # instances are not taken for images
+    by_name = {item.name: item for item in dataset.items()}
+    for index, tile in enumerate(draw_wide(8, 4, 64)):
+        item = by_name[f"tile-{index:04d}"]
+        assert np.array_equal(read_image(item.image), tile.image)
+        assert np.array_equal(dataset.read_mask(item), tile.classes)
+        instances = item.image.parents[1] / "label" / "instances" / item.image.name
+        assert instances.is_file() == (index < 3)
+        if index < 3:
+            assert np.array_equal(np.asarray(Image.open(instances)), tile.instances)
+
+
+def test_a_folder_of_plain_tiles_is_no_folder_of_wide_ones(tmp_path: Path) -> None:
+    write_folder(tmp_path, tiles=2, groups=2, size_px=16)
+    with pytest.raises(Conflict):
+        write_folder(tmp_path, tiles=2, groups=2, size_px=16, variety="wide")
+    with pytest.raises(BadInput, match="variety"):
+        plan_tiles(2, 2, 16, None, 0, variety="broad")  # type: ignore[arg-type]
+
+
+def test_a_folder_that_was_drawn_before_there_were_varieties_is_still_read(tmp_path: Path) -> None:
+    write_folder(tmp_path, tiles=2, groups=2, size_px=16)
+    manifest = json.loads((tmp_path / "phantom.json").read_text())
+    for row in manifest["tiles"]:
+        del row["variety"]
+    (tmp_path / "phantom.json").write_text(json.dumps(manifest))
+    write_folder(tmp_path, tiles=2, groups=2, size_px=16)
+    assert len(open_phantom(tmp_path).items()) == 2
