@@ -1,1 +1,1 @@
-"""Torch modules and functions: tensors in, tensors out. Only ``weights`` and ``encoders`` read files."""
+"""Torch modules and functions: tensors in, tensors out. Only ``weights``, ``encoders`` and ``text`` read files."""

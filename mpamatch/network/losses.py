@@ -6,6 +6,8 @@ pixels, never only the confident ones, so that few confident pixels make a small
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,20 +17,33 @@ from mpamatch.domain.classes import IGNORE
 _DICE_SMOOTHING = 1.0
 
 
-def supervised_loss(logits: Tensor, mask: Tensor) -> Tensor:
+Join = Callable[[Tensor], Tensor]
+"""Adds up the sums of all processes; every one must call it, once in a step."""
+
+
+def supervised_loss(
+    logits: Tensor, mask: Tensor, seen: Tensor | None = None, tiles: int | None = None, join: Join | None = None
+) -> Tensor:
     """L_x = 0.5 cross-entropy + 0.5 Dice over pixels that carry a label.
 
     ``logits`` (B, C, H, W), ``mask`` int64 (B, H, W) with 255 for no supervision. Without any labelled pixel the
-    result is 0 and still part of the graph.
+    result is 0 and still part of the graph. With ``seen`` labelled pixels and ``tiles`` of a whole batch the result is
+    the part of its loss that these B tiles make; parts add up. Dice is no sum over tiles: with ``join`` it is that of
+    the whole batch, its gradient the part that goes through these tiles; without, a mean over parts.
     """
-    seen = mask != IGNORE
-    count = seen.sum().clamp(min=1)
+    count = ((mask != IGNORE).sum() if seen is None else seen).clamp(min=1)
     cross_entropy = functional.cross_entropy(logits.float(), mask, ignore_index=IGNORE, reduction="sum") / count
-    return 0.5 * cross_entropy + 0.5 * dice_loss(logits, mask)
+    part = 1.0 if tiles is None else len(mask) / tiles
+    dice = dice_loss(logits, mask, join)
+    term = part * dice if join is None else dice + (part - 1) * dice.detach()
+    return 0.5 * cross_entropy + 0.5 * term
 
 
-def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Soft Dice over the valid pixels of the batch, mean over classes present in the labels or predicted there."""
+def dice_loss(logits: Tensor, mask: Tensor, join: Join | None = None) -> Tensor:
+    """Soft Dice over the valid pixels of the batch, mean over classes present in the labels or predicted there.
+
+    With ``join`` the batch is that of all processes; only what these logits (B, C, H, W) add has a gradient.
+    """
     class_count = logits.shape[1]
     seen = mask != IGNORE
     truth = functional.one_hot(torch.where(seen, mask, 0), class_count).permute(0, 3, 1, 2)
@@ -36,22 +51,34 @@ def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
     shares = logits.float().softmax(dim=1) * seen[:, None]
     overlap = (shares * truth).sum(dim=(0, 2, 3))
     total = shares.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
-    dice = 1 - (2 * overlap + _DICE_SMOOTHING) / (total + _DICE_SMOOTHING)
     predicted = functional.one_hot(logits.detach().argmax(dim=1), class_count).permute(0, 3, 1, 2) * seen[:, None]
-    present = (truth.sum(dim=(0, 2, 3)) + predicted.sum(dim=(0, 2, 3))) > 0
+    present = (truth.sum(dim=(0, 2, 3)) + predicted.sum(dim=(0, 2, 3))).float()
+    if join is not None:
+        mine = torch.stack([overlap.detach(), total.detach(), present])
+        others = join(mine.cpu()).to(mine) - mine
+        overlap, total, present = overlap + others[0], total + others[1], present + others[2]
+    present = present > 0
+    dice = 1 - (2 * overlap + _DICE_SMOOTHING) / (total + _DICE_SMOOTHING)
     return (dice * present).sum() / present.sum().clamp(min=1)
 
 
-def pseudo_label_loss(logits: Tensor, pseudo_label: Tensor, confidence: Tensor, valid: Tensor, tau: float) -> Tensor:
-    """One strong view's part of L_u: cross-entropy where confidence >= tau, over the number of valid pixels.
+def pseudo_label_loss(
+    logits: Tensor, pseudo_label: Tensor, confidence: Tensor, valid: Tensor, taus: Tensor, count: Tensor | None = None
+) -> Tensor:
+    """One view's part of L_u: cross-entropy where confidence reaches its class's tau, over the number of valid pixels.
 
-    ``logits`` (B, C, H, W); ``pseudo_label`` int64, ``confidence`` float and ``valid`` bool, each (B, H, W).
+    ``logits`` (B, C, H, W); ``pseudo_label`` int64, ``confidence`` float and ``valid`` bool, each (B, H, W); ``taus``
+    (C,). ``count`` is the number of valid pixels where these are only some tiles of a batch.
     """
     loss = functional.cross_entropy(logits.float(), pseudo_label, reduction="none")
-    passed = (confidence >= tau) & valid
-    return (loss * passed).sum() / valid.sum().clamp(min=1)
+    passed = (confidence >= taus[pseudo_label]) & valid
+    return (loss * passed).sum() / (valid.sum() if count is None else count).clamp(min=1)
 
 
-def confident_share(confidence: Tensor, valid: Tensor, tau: float) -> Tensor:
-    """The mask ratio: share of valid pixels whose confidence reaches tau."""
-    return ((confidence >= tau) & valid).sum() / valid.sum().clamp(min=1)
+def probability_loss(logits: Tensor, shares: Tensor, valid: Tensor, count: Tensor | None = None) -> Tensor:
+    """Squared distance of probabilities, mean over classes and valid pixels (Tarvainen and Valpola 2017).
+
+    ``logits`` (B, C, H, W), ``shares`` the teacher's probabilities (B, H, W, C), ``valid`` bool (B, H, W).
+    """
+    distance = ((logits.float().softmax(dim=1).permute(0, 2, 3, 1) - shares) ** 2).mean(dim=-1)
+    return (distance * valid).sum() / (valid.sum() if count is None else count).clamp(min=1)

@@ -7,14 +7,17 @@ from mpamatch.network.model import build_segmenter, channel_gains_pair, paramete
 pytestmark = pytest.mark.torch
 
 
+@pytest.mark.method_line(28)
 @pytest.mark.parametrize(("name", "most"), [("light", 5_000_000), ("tiny", 3_000_000)])
 def test_segmenters_keep_within_their_size(name: str, most: int) -> None:
     assert parameter_count(build_segmenter(encoder_record(name), 5, seed=0, pretrained=False)) <= most
 
 
-@pytest.mark.parametrize("side_px", [64, 128, 320])
-def test_logits_have_the_images_size(side_px: int) -> None:
-    model = build_segmenter(encoder_record("tiny"), 3, seed=0).eval()
+@pytest.mark.method_line(28)
+@pytest.mark.parametrize("name", ["light", "tiny"])
+@pytest.mark.parametrize("side_px", [128, 256, 320])
+def test_logits_have_the_images_size(name: str, side_px: int) -> None:
+    model = build_segmenter(encoder_record(name), 3, seed=0, pretrained=False).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 3, side_px, side_px)).shape == (1, 3, side_px, side_px)
 
@@ -32,6 +35,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.method_line(29)
 def test_an_image_is_segmented_the_same_whatever_its_batch_mates() -> None:
     model = build_segmenter(encoder_record("tiny"), 2, seed=0).eval()
     x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -131,3 +131,11 @@ def test_damaged_files_are_refused_and_a_missing_model_is_named(tmp_path: Path) 
         load_model(folder)
     with pytest.raises(NotFound):
         load_model(tmp_path / "nowhere")
+
+
+def test_an_image_of_known_scale_shrinks_by_its_micrometres_and_others_by_the_factor() -> None:
+    known = WorkingScale(2.0, 1.0)
+    assert [known.reduction_at(um) for um in (0.25, 0.5, None)] == [4.0, 2.0, 2.0]
+    assert known.reduction_at(10.0) == 0.5
+    assert WorkingScale(2.0).reduction_at(0.25) == 2.0
+    assert WorkingScale(None).reduction_at(0.25) is None

@@ -1,27 +1,19 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mpamatch.errors import BadInput, NotFound
-from mpamatch.network import encoders
-from mpamatch.network.encoders import ENCODERS, build_encoder, encoder_record
+from mpamatch.network.encoders import build_encoder, encoder_record, packaged
 
 pytestmark = pytest.mark.torch
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoders_features_are_what_its_record_says(name: str) -> None:
-    record = encoder_record(name)
-    with torch.no_grad():
-        features = build_encoder(record, pretrained=False).eval()(torch.zeros(1, 3, 64, 64))
-    assert tuple(f.shape[1] for f in features) == record.channels
-    assert tuple(64 // f.shape[2] for f in features) == record.strides
 
 
 def test_pretrained_weights_are_loaded_where_they_belong() -> None:
     record = encoder_record("light")
     source = record.weights
     assert source is not None
-    raw = torch.load(encoders._checked_file(source), weights_only=True)
+    raw = torch.load(packaged.checked_file(source), weights_only=True)
     state = build_encoder(record, pretrained=True).state_dict()
     assert torch.equal(state["conv_stem.weight"], raw["_conv_stem.weight"])
     assert torch.equal(state["blocks.0.0.conv_pw.weight"], raw["_blocks.0._project_conv.weight"])
@@ -41,14 +33,7 @@ def test_pretrained_features_tell_images_apart_better_than_random_ones_do() -> N
 def test_a_changed_weight_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     source = encoder_record("light").weights
     assert source is not None
-    from dataclasses import replace
-
     with pytest.raises(BadInput, match="checksum"):
-        encoders._checked_file(replace(source, sha256="0" * 64))
+        packaged.checked_file(replace(source, sha256="0" * 64))
     with pytest.raises(NotFound, match="not installed"):
-        encoders._checked_file(replace(source, package="no_such_package_here"))
-
-
-def test_an_unknown_encoder_is_named_with_what_is_known() -> None:
-    with pytest.raises(NotFound, match="light, tiny"):
-        encoder_record("huge")
+        packaged.checked_file(replace(source, package="no_such_package_here"))
