@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpamatch.domain.classes import IGNORE
+from mpamatch.domain.classes import ABSTAIN, IGNORE
 from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import BadInput
 from mpamatch.files.images import read_image
 from mpamatch.files.rasters import decode_raster
 from mpamatch.network.pixels import normalise, reduce_image, reduce_mask
+from mpamatch.network.weights import WorkingScale
 from mpamatch.training.views import MixBox, Tile, View, cutmix_box, photometric, weak_view
 
 _CACHE_BYTES = 512 * 1024**2
@@ -32,19 +33,28 @@ _LABELLED_ORDER, _POOL_ORDER, _LABELLED_VIEW, _POOL_VIEW, _STRONG_VIEW, _MIX = r
 
 @dataclass(frozen=True)
 class Sample:
-    """A tile of the run: its id, its group, its image file and, when labelled, its mask file."""
+    """A tile of the run: its id, its group, its image file and, when labelled, its mask file; its scale where known."""
 
     tile: int
     group: str
     image: Path
     mask: Path | None = None
+    um_per_px: float | None = None
 
 
 class TileReader:
     """Reads samples at the working scale and keeps the last used within ``budget_bytes``."""
 
-    def __init__(self, reduction: float, class_count: int, budget_bytes: int = _CACHE_BYTES) -> None:
-        self._reduction = reduction
+    def __init__(
+        self,
+        reduction: float,
+        class_count: int,
+        budget_bytes: int = _CACHE_BYTES,
+        *,
+        um_per_px: float | None = None,
+    ) -> None:
+        """Samples shrink by ``reduction``; to ``um_per_px`` where both that and their own are known."""
+        self._reduction, self._scale = reduction, WorkingScale(reduction, um_per_px)
         self._class_count = class_count
         self._budget_bytes = budget_bytes
         self._kept: OrderedDict[tuple[Path, Path | None], Tile] = OrderedDict()
@@ -68,25 +78,29 @@ class TileReader:
         image = read_image(sample.image)
         mask: NDArray[np.uint8] = np.full(image.shape[:2], IGNORE, np.uint8)
         if sample.mask is not None:
-            mask = read_class_ids(sample.mask, self._class_count)
+            mask = read_class_ids(sample.mask, self._class_count, abstentions=True)
             if mask.shape != image.shape[:2]:
                 size = f"{mask.shape[1]} x {mask.shape[0]} px, its image {image.shape[1]} x {image.shape[0]} px"
                 raise BadInput(str(sample.mask), size, "give a mask of the image's size")
-        return Tile(reduce_image(image, self._reduction), reduce_mask(mask, self._reduction))
+        reduction = self._scale.reduction_at(sample.um_per_px) or self._reduction
+        return Tile(reduce_image(image, reduction), reduce_mask(mask, reduction))
 
 
-def read_class_ids(path: Path, class_count: int) -> NDArray[np.uint8]:
-    """A mask file of a run: 8-bit grey PNG of class ids and 255, taken literally. Raises BadInput naming the file."""
+def read_class_ids(path: Path, class_count: int, *, abstentions: bool = False) -> NDArray[np.uint8]:
+    """A mask file of a run: 8-bit grey PNG of class ids, 254 and 255, taken literally. Raises BadInput naming the file.
+
+    254, where a person could not tell, reads as 255 unless ``abstentions`` are asked for.
+    """
     try:
         mask = decode_raster(path.read_bytes())
     except OSError as error:
         raise BadInput(str(path), "cannot be read", "check that the file is still there") from error
     except BadInput as error:
         raise BadInput(str(path), error.problem, "store masks as 8-bit grey PNG of class ids") from error
-    worst = int(mask[mask != IGNORE].max(initial=0))
+    worst = int(mask[mask < ABSTAIN].max(initial=0))
     if worst >= class_count:
         raise BadInput(str(path), f"holds class id {worst}", f"ids below {class_count}, or {IGNORE} for none")
-    return mask
+    return mask if abstentions else _as_labels(mask)
 
 
 Mix = tuple[int, MixBox]
@@ -103,10 +117,11 @@ class LabelledBatch:
 
 @dataclass(frozen=True)
 class PoolBatch:
-    """Views of B pool tiles, and of one tile more when B is 1 and a CutMix partner is needed.
+    """Views of B pool tiles, and of the CutMix partners that are not among them.
 
     ``weak`` float (N, 3, S, S), N >= B; ``strong`` one such tensor of B views per strong view, already mixed;
-    ``labels`` int64 (N, S, S), the tile's own mask where it has one (255 elsewhere); ``valid`` bool (N, S, S);
+    ``labels`` int64 (N, S, S), the tile's own mask where it has one (255 elsewhere); ``valid`` bool (N, S, S)
+    is False beyond the tile and where a person could not tell;
     ``mixes`` one row per strong view, one (partner, box) or None per tile, to mix the targets alike.
     """
 
@@ -154,34 +169,47 @@ class Streams:
         self.unreadable: dict[int, BadInput] = {}
         self._masks: Mapping[int, Path | None] = {s.tile: s.mask for s in labelled} if recipe.labels_override else {}
 
-    def labelled_batch(self, step: int) -> LabelledBatch:
-        """The labelled views of a step, light photometry included."""
+    @property
+    def labelled_tiles(self) -> int:
+        """How many labelled tiles the stream shows."""
+        return len(self._labelled)
+
+    def labelled_batch(self, step: int, slots: range | None = None) -> LabelledBatch:
+        """The labelled views of a step, light photometry included; of some ``slots`` (at least one) or of all."""
         views = []
-        for slot, sample in enumerate(self._chosen(self._labelled, step, self._recipe.labelled_batch, _LABELLED_ORDER)):
+        chosen = self._chosen(self._labelled, step, self._recipe.labelled_batch, _LABELLED_ORDER)
+        for slot in range(len(chosen)) if slots is None else slots:
+            sample = chosen[slot]
             rng = self._rng(_LABELLED_VIEW, step, slot, sample.tile)
             view = weak_view(self._reader.read(sample), self._recipe, rng, self._fill, supervised=True)
             image = photometric(view.image, self._recipe.labelled_photometry, rng)
             views.append(View(image, view.mask, view.pad))
-        return LabelledBatch(self._tensor(views), _stacked([v.mask for v in views]).long())
+        return LabelledBatch(self._tensor(views), _stacked([_as_labels(v.mask) for v in views]).long())
 
-    def pool_batch(self, step: int) -> PoolBatch:
-        """The weak and strong views of a step's pool tiles. The pool must not be empty."""
+    def pool_batch(self, step: int, slots: range | None = None) -> PoolBatch:
+        """The weak and strong views of a step's pool tiles; of some ``slots`` (at least one) or of all.
+
+        The pool must not be empty. Tiles are read for all slots, since a tile's CutMix partner may be any of them.
+        """
         recipe = self._recipe
+        slots = range(recipe.unlabelled_batch) if slots is None else slots
         samples = [self._readable(s) for s in self._chosen(self._pool, step, self._pool_count, _POOL_ORDER)]
-        weak = []
-        for slot, sample in enumerate(samples):
-            rng = self._rng(_POOL_VIEW, step, slot, sample.tile)
-            weak.append(weak_view(self._reader.read(sample), recipe, rng, self._fill, supervised=False))
+        partners = {slot: _partner(samples, slot) for slot in slots}
+        rows = [*slots, *sorted({p for p in partners.values() if p is not None} - set(slots))]
+        weak = {}
+        for slot in rows:
+            rng = self._rng(_POOL_VIEW, step, slot, samples[slot].tile)
+            weak[slot] = weak_view(self._reader.read(samples[slot]), recipe, rng, self._fill, supervised=False)
         strong, mixes = [], []
         for view in range(recipe.views_per_tile):
-            images, mix = self._strong_view(samples, weak, step, view)
+            images, mix = self._strong_view(weak, partners, [s.tile for s in samples], step, view)
             strong.append(images)
             mixes.append(mix)
         return PoolBatch(
-            weak=self._tensor(weak),
+            weak=self._tensor(list(weak.values())),
             strong=tuple(strong),
-            labels=_stacked([v.mask for v in weak]).long(),
-            valid=~_stacked([v.pad for v in weak]),
+            labels=_stacked([_as_labels(v.mask) for v in weak.values()]).long(),
+            valid=~_stacked([v.pad | (v.mask == ABSTAIN) for v in weak.values()]),
             mixes=tuple(mixes),
         )
 
@@ -201,25 +229,24 @@ class Streams:
         return 2 if batch == 1 and self._recipe.cutmix_p > 0 and len(self._pool) > 1 else batch
 
     def _strong_view(
-        self, samples: Sequence[Sample], weak: Sequence[View], step: int, view: int
+        self, weak: Mapping[int, View], partners: Mapping[int, int | None], tiles: Sequence[int], step: int, view: int
     ) -> tuple[Tensor, tuple[Mix | None, ...]]:
-        images = []
-        for slot, (sample, w) in enumerate(zip(samples, weak, strict=True)):
-            rng = self._rng(_STRONG_VIEW, step, slot, sample.tile, view)
+        """One strong view of the slots in ``partners``; ``weak`` has their views first, then their partners'."""
+        images, rows = [], {slot: row for row, slot in enumerate(weak)}
+        for slot, w in weak.items():
+            rng = self._rng(_STRONG_VIEW, step, slot, tiles[slot], view)
             images.append(View(photometric(w.image, self._recipe.unlabelled_photometry, rng), w.mask, w.pad))
-        batch = self._recipe.unlabelled_batch
         plain = self._tensor(images)
-        mixed = plain[:batch].clone(memory_format=torch.preserve_format)
+        mixed = plain[: len(partners)].clone(memory_format=torch.preserve_format)
         mixes: list[Mix | None] = []
-        for slot in range(batch):
-            partner = _partner(samples, slot)
+        for slot, partner in partners.items():
             box = cutmix_box(self._recipe, self._rng(_MIX, step, slot, view))
             if partner is None or box is None:
                 mixes.append(None)
                 continue
             area = (slice(None), slice(box.top, box.bottom), slice(box.left, box.right))
-            mixed[(slot, *area)] = plain[(partner, *area)]
-            mixes.append((partner, box))
+            mixed[(rows[slot], *area)] = plain[(rows[partner], *area)]
+            mixes.append((rows[partner], box))
         return mixed, tuple(mixes)
 
     def _readable(self, sample: Sample) -> Sample:
@@ -264,6 +291,11 @@ class Streams:
         x = normalise(np.stack([v.image for v in views]), self._mean, self._std)
         pads = _stacked([v.pad for v in views])
         return x.masked_fill(pads[:, None], 0.0) if bool(pads.any()) else x
+
+
+def _as_labels(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A mask in which abstentions are no labels."""
+    return np.where(mask == ABSTAIN, np.uint8(IGNORE), mask)
 
 
 def _partner(samples: Sequence[Sample], slot: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mpamatch.domain import metrics
 from mpamatch.domain.classes import IGNORE, ClassSet
+from mpamatch.domain.objects import class_objects
 from mpamatch.domain.recipe import STRIDE_PX
 from mpamatch.inference import Predictor
 from mpamatch.network.pixels import normalise
@@ -20,14 +21,33 @@ from mpamatch.training.views import Tile
 
 _TEMPERATURE_STEPS = 41
 _MOST_PATCHES = 16
+_ALWAYS = ("mdice", "foreground_dice", "miou")
+_MEANS = (*_ALWAYS, "object_dice", "hd95_px")
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One image's name and confusion, int64 (C, C), rows truth."""
+    """One image's name and confusion, int64 (C, C), rows truth.
+
+    ``objects``: object Dice and Hausdorff 95 of each class but background, float64 (2, C - 1), where they were asked
+    for (``mpamatch.domain.objects.class_objects``).
+    """
 
     name: str
     confusion: NDArray[np.int64]
+    objects: NDArray[np.float64] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        figures = {
+            "image": self.name,
+            "mdice": metrics.mean_dice(self.confusion),
+            "foreground_dice": metrics.foreground_dice(self.confusion),
+            "pixels": int(self.confusion.sum()),
+            "miou": metrics.mean_iou(self.confusion),
+        }
+        if self.objects is not None:
+            figures["object_dice"], figures["hd95_px"] = (metrics.known_mean(row) for row in self.objects)
+        return figures
 
 
 @dataclass(frozen=True)
@@ -49,7 +69,12 @@ class Evaluation:
         return np.sum([i.confusion for i in self.images], axis=0, dtype=np.int64) + np.zeros((count, count), np.int64)
 
     def to_json(self) -> dict[str, Any]:
-        """The figures that others read, as fractions in 0..1; nan where nothing was scored."""
+        """The figures that others read, as fractions in 0..1 and px; nan where nothing was scored.
+
+        Three ways of averaging: ``mdice`` and its like pool the pixels of all images, ``per_image`` scores each image
+        alone, ``per_image_mean`` is the mean of those over the images that have the figure.
+        """
+        per_image = [i.to_json() for i in self.images]
         pooled = self.confusion
         pixels = int(pooled.sum())
         dice, iou = metrics.dice_per_class(pooled), metrics.iou_per_class(pooled)
@@ -59,21 +84,35 @@ class Evaluation:
             "miou": metrics.mean_iou(pooled),
             "foreground_dice": metrics.foreground_dice(pooled),
             "per_class": [
-                {"class": c.name, "dice": float(dice[c.id]), "iou": float(iou[c.id]), "pixels": int(pooled[c.id].sum())}
+                {
+                    "class": c.name,
+                    "dice": float(dice[c.id]),
+                    "iou": float(iou[c.id]),
+                    "pixels": int(pooled[c.id].sum()),
+                    **self._objects_of(c.id),
+                }
                 for c in self.classes.classes
             ],
-            "per_image": [
-                {
-                    "image": i.name,
-                    "mdice": metrics.mean_dice(i.confusion),
-                    "foreground_dice": metrics.foreground_dice(i.confusion),
-                    "pixels": int(i.confusion.sum()),
-                }
-                for i in self.images
-            ],
+            "predicted_classes": [int(c) for c in np.flatnonzero(pooled.sum(axis=0))],
+            "per_image": per_image,
+            "per_image_mean": {
+                key: metrics.known_mean(row[key] for row in per_image if key in row)
+                for key in _MEANS
+                if key in _ALWAYS or any(key in row for row in per_image)
+            },
             "ece": metrics.ece(self.calibration),
             "confident_share": self.confident / pixels if pixels else float("nan"),
             "confident_accuracy": self.confident_right / self.confident if self.confident else float("nan"),
+        }
+
+    def _objects_of(self, class_id: int) -> dict[str, float]:
+        """A class's object figures, each the mean over the images that have it; empty for background, or unasked."""
+        rows = [i.objects[:, class_id - 1] for i in self.images if i.objects is not None]
+        if class_id == 0 or not rows:
+            return {}
+        return {
+            "object_dice": metrics.known_mean(r[0] for r in rows),
+            "hd95_px": metrics.known_mean(r[1] for r in rows),
         }
 
 
@@ -83,15 +122,22 @@ def evaluate(
     pairs: Iterable[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]],
     *,
     tau: float,
+    um_per_px: Mapping[str, float] | None = None,
+    objects: bool = False,
 ) -> Evaluation:
-    """Score (name, image, mask) one by one, each at its mask's own size; pixels with 255 do not count."""
+    """Score (name, image, mask) one by one, each at its mask's own size; pixels with 255 do not count.
+
+    ``um_per_px``: the scale of the images by name, where it is known. ``objects``: object Dice and Hausdorff 95 too.
+    """
+    scales = um_per_px or {}
     images: list[ImageScore] = []
     calibration = np.zeros((3, metrics.CALIBRATION_BINS))
     confident = right = 0
     for name, image, mask in pairs:
-        shares = predictor.predict(image)
+        shares = predictor.predict(image, um_per_px=scales.get(name))
         guess = shares.argmax(axis=0).astype(np.uint8)
-        images.append(ImageScore(name, metrics.confusion(guess, mask, classes.count)))
+        found = class_objects(guess, mask, classes.count) if objects else None
+        images.append(ImageScore(name, metrics.confusion(guess, mask, classes.count), found))
         calibration += metrics.calibration_table(shares, mask)
         sure = (shares.max(axis=0) >= tau) & (mask != IGNORE)
         confident += int(sure.sum())

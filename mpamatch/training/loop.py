@@ -1,15 +1,19 @@
-"""The method in the order of its parts: labelled views, pool views, teacher, one forward, losses, step, EMA.
+"""A run's steps: views, losses of each share, one gradient, a step of the optimiser, and what follows the weights.
 
-Sources: UniMatch and UniMatch V2 (Yang et al. 2023, 2024), FixMatch (Sohn et al. 2020), schedule of MPAMatch
-(arXiv 2508.19574). Reads no clock and writes no file: it yields a report for each step, and its state goes in and out
-as tensors and plain values, so that a resumed run equals an unbroken one bit for bit on the CPU.
+What follows are the moving average that predictions come from (the teacher), the bank of image prototypes and the
+thresholds. Sources: UniMatch and UniMatch V2 (Yang et al. 2023, 2024), schedule of MPAMatch (arXiv 2508.19574). Reads
+no clock and writes no file: it yields a report for each step, and its state goes in and out as tensors and plain
+values, so that a resumed run equals an unbroken one bit for bit on the CPU.
+
+A step's batch may be cut into shares: one for each process of the run, and smaller ones once memory ran out. Their
+gradients add up to the batch's. Batch norms see one share at a time, and so does Dice once memory ran out.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,25 +22,24 @@ from torch import Tensor, nn
 
 from mpamatch.domain.classes import IGNORE
 from mpamatch.domain.recipe import Recipe
-from mpamatch.errors import BadInput
-from mpamatch.network.losses import confident_share, pseudo_label_loss, supervised_loss
-from mpamatch.network.model import Segmenter, channel_gains_pair
-from mpamatch.training.batches import PoolBatch, Streams
+from mpamatch.errors import BadInput, Unavailable
+from mpamatch.network.devices import out_of_memory, release_memory
+from mpamatch.network.model import Segmenter, build_segmenter
+from mpamatch.network.prototypes import health
+from mpamatch.network.text import ClassTexts
+from mpamatch.network.tuning import make_teacher, parameter_groups, prepare_tuning
+from mpamatch.training.bank_care import bank_of, begin_bank, update_bank
+from mpamatch.training.batches import Streams
+from mpamatch.training.moving_average import MovingAverage
+from mpamatch.training.objective import Objective, StepSetting, StepViews
+from mpamatch.training.peers import Peers
+from mpamatch.training.pseudo_labels import ClassCounts, first_taus, next_taus
+from mpamatch.training.ramps import Ramps, learning_rate_factor
+from mpamatch.training.shares import Whole, most_slots, shares_of
+from mpamatch.training.step_sums import DiceSums, StepReport, StepSums
 
-
-@dataclass(frozen=True)
-class StepReport:
-    """One finished step: ``step`` counts from 1; losses before weights; ``mask_ratio`` None without pool."""
-
-    step: int
-    steps: int
-    x: float
-    u: float
-    total: float
-    mask_ratio: float | None
-    unlabelled_weight: float
-    gradient_norm: float
-    skipped: bool
+_HEALTH_EVERY = 50
+_TEXT_LR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -48,55 +51,120 @@ class LoopState:
 
 
 class TrainingLoop:
-    """One run of a recipe over its streams. ``warm`` shortens it and, by the recipe, skips the ramp."""
+    """One run of a recipe over its streams. ``warm`` shortens it and, by the recipe, skips the ramps.
+
+    ``texts`` are the words of the classes where the model's branch has a side for them. ``before_share(step, parts)``
+    is called before each pass through the network; an error of memory raised there is met as one of the pass itself.
+    """
 
     def __init__(
-        self, model: Segmenter, streams: Streams, recipe: Recipe, *, pool_tiles: int, warm: bool, seed: int
+        self,
+        model: Segmenter,
+        streams: Streams,
+        recipe: Recipe,
+        *,
+        pool_tiles: int,
+        warm: bool,
+        seed: int,
+        texts: ClassTexts | None = None,
+        precision: torch.dtype = torch.float32,
+        peers: Peers | None = None,
+        before_share: Callable[[int, int], None] = lambda step, parts: None,
     ) -> None:
+        prepare_tuning(model, recipe, seed=seed)
         self.model = model
-        self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+        self.teacher = make_teacher(model)
+        self._average = MovingAverage(self.teacher, model)
+        self.texts = texts
         self.recipe = recipe
         self.steps = recipe.steps(warm=warm)
         self.step = 0
         self._streams = streams
         self._seed = seed
-        self._warm = warm
         self._uses_pool = recipe.uses_pool and pool_tiles > 0
-        self._optimiser = _optimiser(model, recipe)
+        self._ramps = Ramps(
+            recipe,
+            self.steps,
+            warm=warm,
+            uses_pool=self._uses_pool,
+            has_branch=model.branch is not None,
+            brought_prototypes=_has_prototypes(model),
+        )
+        self._second = _second_network(model, recipe, seed) if self._uses_pool and recipe.method == "cps" else None
+        self._learners = [m for m in (model, self._second, texts) if m is not None]
+        self._optimiser = _optimiser(self._learners, recipe)
         self._rates = [group["lr"] for group in self._optimiser.param_groups]
+        self._taus = first_taus(recipe, model.class_count)
         self._skipped: list[int] = []
         self._device = next(model.parameters()).device
+        self._objective = Objective(
+            model, self.teacher, self._second, recipe, seed=seed, device=self._device, precision=precision
+        )
+        self._peers = peers or Peers()
+        self._before_share = before_share
+        self._parts = 1
 
     def run(self) -> Iterator[StepReport]:
-        """The remaining steps, one report each. Raises BadInput when too many losses are not finite."""
+        """The remaining steps, one report each.
+
+        Raises BadInput when too many losses are not finite, Unavailable when not even single tiles fit in memory.
+        """
         while self.step < self.steps:
             yield self._one_step()
 
     @property
+    def parts(self) -> int:
+        """In how many parts a process takes its share of a batch."""
+        return self._parts
+
+    @property
     def first_pool_step(self) -> int:
         """The first step that looks at the pool (equal to ``steps`` when none does)."""
-        return next((s for s in range(self.steps) if self._unlabelled_weight(s) > 0), self.steps)
+        return self._ramps.first_pool_step
+
+    @property
+    def prototype_steps(self) -> int:
+        """How many steps of the run have L_P on."""
+        return self.steps - self._ramps.first_prototype_step
 
     def state(self) -> LoopState:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         tensors |= {f"teacher.{name}": t for name, t in self.teacher.state_dict().items()}
+        if self._second is not None:
+            tensors |= {f"second.{name}": t for name, t in self._second.state_dict().items()}
+        tensors |= {f"texts.{name}": tensor for name, tensor in self.text_state().items()}
+        tensors["taus.taus"] = self._taus
         for index, values in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{key}": value for key, value in values.items()}
-        return LoopState(tensors, {"step": self.step, "steps": self.steps, "skipped": list(self._skipped)})
+        values = {"step": self.step, "steps": self.steps, "skipped": list(self._skipped), "parts": self._parts}
+        return LoopState(tensors, values)
+
+    def text_state(self) -> dict[str, Tensor]:
+        """What was learned of the texts: context vectors and the like, by name."""
+        if self.texts is None:
+            return {}
+        return {name: p.detach() for name, p in self.texts.named_parameters() if p.requires_grad}
 
     def restore(self, state: LoopState) -> None:
         """Go on from a state of the same run. Raises BadInput when it is another run's."""
         if state.values["steps"] != self.steps:
             raise BadInput("checkpoint", f"made for {state.values['steps']} steps, not {self.steps}", "start a new run")
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "teacher": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in state.tensors.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+            parts.setdefault(part, {})[rest] = tensor
         self.model.load_state_dict(parts["model"])
         self.teacher.load_state_dict(parts["teacher"])
-        self._restore_optimiser(parts["optimiser"])
+        if self._second is not None:
+            self._second.load_state_dict(parts["second"])
+        if self.texts is not None:
+            self.texts.load_state_dict(parts.get("texts", {}), strict=False)
+        if "taus" in parts:
+            self._taus = parts["taus"]["taus"].clone()
+        self._restore_optimiser(parts.get("optimiser", {}))
         self.step = int(state.values["step"])
         self._skipped = [int(s) for s in state.values["skipped"]]
+        self._parts = int(state.values.get("parts", 1))
 
     def _restore_optimiser(self, tensors: Mapping[str, Tensor]) -> None:
         parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
@@ -110,85 +178,201 @@ class TrainingLoop:
     def _one_step(self) -> StepReport:
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * learning_rate_factor(self.step, self.steps, self.recipe)
-        self.model.train()
-        statistics = [b.clone() for b in self.model.buffers()]
-        weight = self._unlabelled_weight(self.step)
-        loss_x, loss_u, ratio = self._losses(weight)
-        total = self._supervised_weight * loss_x + weight * loss_u
-        norm = self._descend(total)
-        skipped = norm is None
-        if skipped:
-            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
-                buffer.copy_(before)
+        for learner in self._learners:
+            learner.train()
+        weight, ramped = self._ramps.unlabelled_weight(self.step), self._ramps.prototypes(self.step)
+        if self.step == self._ramps.first_prototype_step:
+            begin_bank(self.model, self._streams, self.recipe, seed=self._seed, peers=self._peers)
+        words = self._encode_texts() if ramped > 0 else None
+        setting = StepSetting(
+            step=self.step,
+            progress=self.step / self.steps,
+            taus=self._taus,
+            labelled_prototypes=ramped,
+            pool_prototypes=self._ramps.pool_prototypes(self.step),
+            text=None if words is None else words.detach().requires_grad_(words.requires_grad),
+        )
+        statistics = [b.clone() for b in self._buffers()]
+        while (sums := self._gradients(weight, setting, words)) is None:
+            self._reset(statistics)
+            self._halve()
+        norm = self._descend(sums.total)
+        if norm is None:
+            self._reset(statistics)
             self._note_skip()
         else:
-            update_teacher(self.teacher, self.model, min(1 - 1 / (self.step + 1), self.recipe.ema_decay))
+            self._follow(sums)
         self.step += 1
+        return self._report(sums, setting, weight, norm)
+
+    def _report(self, sums: StepSums, setting: StepSetting, weight: float, norm: float | None) -> StepReport:
+        counts = None if weight == 0 or sums.counts is None else ClassCounts(sums.counts)
+        ramped, recipe, bank = setting.labelled_prototypes > 0, self.recipe, bank_of(self.model)
+        look = bank is not None and (self.step % _HEALTH_EVERY == 0 or self.step == self.steps)
         return StepReport(
             step=self.step,
             steps=self.steps,
-            x=float(loss_x.detach()),
-            u=float(loss_u.detach()),
-            total=float(total.detach()),
-            mask_ratio=None if ratio is None else float(ratio),
+            x=sums.x,
+            u=sums.u,
+            total=sums.total,
+            mask_ratio=None if counts is None else counts.ratio,
             unlabelled_weight=weight,
             gradient_norm=math.nan if norm is None else norm,
-            skipped=skipped,
+            skipped=norm is None,
+            parts=self._parts,
+            image=sums.image if ramped and recipe.uses_image_prototypes else None,
+            text=sums.text if ramped and recipe.uses_text_prototypes else None,
+            prototype_weight=recipe.prototype_weight * setting.labelled_prototypes,
+            class_mask_ratio=() if counts is None else counts.ratios,
+            health=health(bank) if look and bank is not None else None,
         )
 
-    def _losses(self, weight: float) -> tuple[Tensor, Tensor, Tensor | None]:
-        """L_x, L_u and the mask ratio; before the ramp the pool is not even read."""
-        labelled = self._streams.labelled_batch(self.step)
-        masks = labelled.masks.to(self._device)
-        if weight == 0:
-            logits = self.model(self._placed(labelled.images))
-            return supervised_loss(logits, masks), logits.new_zeros(()), None
-        pool = self._streams.pool_batch(self.step)
-        pseudo_label, confidence = self._pseudo_labels(pool)
-        count = len(labelled.images)
-        views = torch.cat([labelled.images, *pool.strong])
-        logits = self.model(self._placed(views), self._channel_gains(count, pool))
-        terms = []
-        for view, part in enumerate(logits[count:].split(pool.size)):
-            label, share, valid = (pool.mixed(t, view).to(self._device) for t in (pseudo_label, confidence, pool.valid))
-            terms.append(pseudo_label_loss(part, label, share, valid, self.recipe.tau))
-        ratio = confident_share(confidence[: pool.size], pool.valid[: pool.size], self.recipe.tau)
-        return supervised_loss(logits[:count], masks), torch.stack(terms).mean(), ratio
-
-    @torch.no_grad()
-    def _pseudo_labels(self, pool: PoolBatch) -> tuple[Tensor, Tensor]:
-        """The teacher's classes and confidence on the weak views; a person's labels replace them where they exist."""
-        weak = self._placed(pool.weak)
-        flips: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
-        shares = torch.stack(
-            [self.teacher(weak.flip(f)).float().softmax(dim=1).flip(f) for f in flips[: self.recipe.teacher_flips]]
-        ).mean(dim=0)
-        confidence, pseudo_label = (t.cpu() for t in shares.max(dim=1))
-        known = pool.labels != IGNORE
-        return torch.where(known, pool.labels, pseudo_label), confidence.masked_fill(known, 1.0)
-
-    def _channel_gains(self, labelled: int, pool: PoolBatch) -> list[Tensor] | None:
-        """Dropout of channels for a pair of strong views; labelled views stay whole."""
-        if len(pool.strong) < 2:
+    def _gradients(self, weight: float, setting: StepSetting, words: Tensor | None) -> StepSums | None:
+        """The gradient of the whole batch, and its losses; None when a process had not memory enough for its shares."""
+        self._optimiser.zero_grad(set_to_none=True)
+        if setting.text is not None:
+            setting.text.grad = None
+        views = self._views(weight)
+        whole = self._whole(views)
+        sums, short = StepSums(), False
+        joining = DiceSums(self._peers, self.model.class_count, len(self._networks)) if self._joins else None
+        try:
+            for one in views:
+                self._before_share(self.step, self._parts)
+                if not self._add_share(one, weight, whole, setting, sums, joining):
+                    break
+            if words is not None and words.requires_grad and setting.text is not None and setting.text.grad is not None:
+                words.backward(setting.text.grad, retain_graph=True)  # type: ignore[no-untyped-call]
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            short = True
+        if joining is not None:
+            joining.finish()
+        if self._peers.any(short):
             return None
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.step)
-        first, second = channel_gains_pair(self.model.record, pool.size, generator)
+        if self._peers.count == 1:
+            return sums
+        self._peers.join_gradients(self._learners)
+        bank = bank_of(self.model)
+        return sums.joined(self._peers, self.model.class_count, None if bank is None else bank.rows.shape)
+
+    def _add_share(
+        self,
+        one: StepViews,
+        weight: float,
+        whole: Whole | None,
+        setting: StepSetting,
+        sums: StepSums,
+        joining: DiceSums | None,
+    ) -> bool:
+        """Add a share's gradient and losses; False, and no gradient, when its loss is not finite."""
+        terms = self._objective.terms(one, whole, setting, joining)
+        total = self._ramps.supervised_weight * terms.x + weight * terms.u
+        if (side := self._ramps.side_weights) != (0.0, 0.0):
+            total = total + self.recipe.prototype_weight * (side[0] * terms.image + side[1] * terms.text)
+        sums.add(terms, float(total.detach()))
+        if not math.isfinite(sums.total):
+            return False
+        total.backward()  # type: ignore[no-untyped-call]
+        return True
+
+    @property
+    def _joins(self) -> bool:
+        """Whether Dice is that of all processes: each must come to the same sums, so only while each has one share."""
+        return self._peers.count > 1 and self._parts == 1
+
+    @property
+    def _networks(self) -> list[Segmenter]:
+        return [m for m in (self.model, self._second) if m is not None]
+
+    def _views(self, weight: float) -> list[StepViews]:
+        """The views of this process's shares; before the ramp the pool is not even read."""
+        recipe = self.recipe
+        shares = shares_of(
+            recipe.labelled_batch,
+            recipe.unlabelled_batch if weight > 0 else 0,
+            rank=self._peers.rank,
+            count=self._peers.count,
+            parts=self._parts,
+        )
         return [
-            torch.cat([torch.ones(labelled, a.shape[1]), a, b]).to(self._device)
-            for a, b in zip(first, second, strict=True)
+            StepViews(
+                share,
+                self._streams.labelled_batch(self.step, share.labelled) if len(share.labelled) else None,
+                self._streams.pool_batch(self.step, share.pool) if len(share.pool) else None,
+            )
+            for share in shares
         ]
 
-    def _descend(self, total: Tensor) -> float | None:
-        """Gradient, clipping, step; the gradient's norm, or None when something was not finite and nothing moved."""
-        self._optimiser.zero_grad(set_to_none=True)
-        if not bool(torch.isfinite(total)):
+    def _whole(self, views: Sequence[StepViews]) -> Whole | None:
+        """Counts over every share of every process; None when there is only one share."""
+        if self._peers.count == 1 and self._parts == 1:
             return None
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm))
+        counts = torch.zeros(2 + self.recipe.views_per_tile, dtype=torch.int64)
+        for one in views:
+            if one.labelled is not None:
+                counts[0] += (one.labelled.masks != IGNORE).sum()
+            if one.pool is not None:
+                counts[1] += one.pool.valid[: one.pool.size].sum()
+                for view in range(self.recipe.views_per_tile):
+                    counts[2 + view] += one.pool.mixed(one.pool.valid, view).sum()
+        seen, weak, *valid = self._peers.total(counts).to(self._device)
+        return Whole(self.recipe.labelled_batch, seen, tuple(valid), weak)
+
+    def _encode_texts(self) -> Tensor | None:
+        """The texts' vectors (C, d_t); every ``text_every`` steps anew, in between as they were."""
+        branch = self.model.branch
+        if self.texts is None or branch is None or branch.projection is None:
+            return None
+        anew = self.texts.learnable and self.step % self.recipe.text_every == 0
+        if not anew and bool(branch.text_vectors.any()):
+            return branch.text_vectors.clone()
+        vectors: Tensor = self.texts()
+        with torch.no_grad():
+            branch.text_vectors.copy_(vectors)
+        return vectors
+
+    def _follow(self, sums: StepSums) -> None:
+        """What follows the weights after a step: the average, the bank, the thresholds."""
+        decay = min(1 - 1 / (self.step + 1), self.recipe.ema_decay)
+        if (bank := bank_of(self.model)) is not None:
+            update_bank(bank, sums, self.recipe, seed=self._seed + self.step, peers=self._peers)
+        if sums.counts is not None:
+            self._taus = next_taus(self._taus, ClassCounts(sums.counts), self.recipe)
+        self._average.follow(decay)
+
+    def _descend(self, total: float) -> float | None:
+        """Clipping and step; the gradient's norm, or None when something was not finite and nothing moved."""
+        if not math.isfinite(total):
+            return None
+        parameters = [p for learner in self._learners for p in learner.parameters()]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm))
         if not math.isfinite(norm):
             return None
         self._optimiser.step()
         return norm
+
+    def _reset(self, statistics: Sequence[Tensor]) -> None:
+        """Forget a pass through the network that came to nothing."""
+        self._optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(self._buffers(), statistics, strict=True):
+                buffer.copy_(before)
+
+    def _buffers(self) -> list[Tensor]:
+        return [b for learner in self._learners for b in learner.buffers()]
+
+    def _halve(self) -> None:
+        """Twice as many parts, half as many tiles in each. Raises Unavailable when each has but one."""
+        release_memory(self._device)
+        recipe, processes = self.recipe, self._peers.count
+        slots = most_slots(recipe.labelled_batch, recipe.unlabelled_batch if self._uses_pool else 0, count=processes)
+        if self._parts >= slots:
+            problem = f"a single tile of {recipe.crop_px} px does not fit in the memory of {self._device}"
+            remedy = "free its memory, lower recipe.crop_px, or set MPAMATCH_DEVICE=cpu"
+            raise Unavailable("training", problem, remedy)
+        self._parts = min(slots, 2 * self._parts)
 
     def _note_skip(self) -> None:
         window = self.recipe.non_finite_window
@@ -197,60 +381,30 @@ class TrainingLoop:
             problem = f"loss not finite in {len(self._skipped)} of the last {window} steps"
             raise BadInput("run", problem, "lower recipe.lr and check the images")
 
-    @property
-    def _supervised_weight(self) -> float:
-        return self.recipe.beta if self._uses_pool else 1.0
 
-    def _unlabelled_weight(self, step: int) -> float:
-        if not self._uses_pool:
-            return 0.0
-        if self._warm and not self.recipe.ramp_when_warm:
-            return self.recipe.gamma
-        return self.recipe.gamma * ramp(step / self.steps, self.recipe.ramp_start, self.recipe.ramp_end)
-
-    def _placed(self, images: Tensor) -> Tensor:
-        return images.to(self._device, memory_format=torch.channels_last)
+def _has_prototypes(model: Segmenter) -> bool:
+    """Whether every side of the model's branch was trained before."""
+    branch = model.branch
+    if branch is None:
+        return False
+    bank = branch.bank is None or bool(branch.bank.ready.any())
+    return bank and (branch.projection is None or bool(branch.text_vectors.any()))
 
 
-def ramp(progress: float, start: float, end: float) -> float:
-    """Sigmoid ramp exp(-5 (1 - r)^2) over start..end of the run, exactly 0 before it.
-
-    >>> ramp(0.1, 0.2, 0.4), ramp(0.4, 0.2, 0.4)
-    (0.0, 1.0)
-    """
-    if progress < start:
-        return 0.0
-    if progress >= end:
-        return 1.0
-    return math.exp(-5 * (1 - (progress - start) / (end - start)) ** 2)
+def _second_network(model: Segmenter, recipe: Recipe, seed: int) -> Segmenter:
+    """The other network of ``cps``: the same encoder to begin with, another decoder and head."""
+    second = build_segmenter(model.record, model.class_count, seed=seed + 1_000_003, pretrained=False)
+    second.encoder = copy.deepcopy(model.encoder)
+    prepare_tuning(second, recipe, seed=seed + 1_000_003)
+    return second.to(next(model.parameters()).device)
 
 
-def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """Linear warm-up, then polynomial decay; ``step`` counts from 0."""
-    warmup = round(recipe.warmup * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    return float((1 - (step - warmup) / max(1, steps - warmup)) ** recipe.poly_power)
-
-
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """teacher := decay * teacher + (1 - decay) * student, for weights and float buffers; counters are copied."""
-    mine, theirs = list(teacher.state_dict().values()), list(student.state_dict().values())
-    floating = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], 1 - decay)
-    for a, b in zip(mine, theirs, strict=True):
-        if not a.is_floating_point():
-            a.copy_(b)
-
-
-def _optimiser(model: Segmenter, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; the encoder learns more slowly, and only matrices and kernels decay."""
-    groups = []
-    for part, factor in ((model.encoder, recipe.encoder_lr_factor), (model.decoder, 1.0), (model.head, 1.0)):
-        parameters = list(part.parameters())
-        for decays in (True, False):
-            chosen = [p for p in parameters if (p.ndim > 1) == decays]
-            decay = recipe.weight_decay if decays else 0.0
-            groups.append({"params": chosen, "lr": recipe.lr * factor, "weight_decay": decay})
+def _optimiser(learners: Sequence[nn.Module], recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; encoders learn more slowly, and only matrices and kernels decay."""
+    groups: list[dict[str, Any]] = []
+    for learner in learners:
+        if isinstance(learner, Segmenter):
+            groups += parameter_groups(learner, recipe)
+        elif words := [p for p in learner.parameters() if p.requires_grad]:
+            groups.append({"params": words, "lr": _TEXT_LR, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), foreach=True)

@@ -18,7 +18,14 @@ RUN_NAME = "run.json"
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a run is to do: the frozen content of ``run.json``."""
+    """What a run is to do: the frozen content of ``run.json``.
+
+    ``audit`` are masked tiles that are neither trained on nor looked at before the end: what comes out is told of them.
+    ``start`` is the model folder to begin with; ``fresh_head`` draws its head anew. A start's own head makes the run a
+    warm one, short and without a ramp, unless ``full_schedule``: for a start that never saw tissue of this source.
+    ``threads`` are for all processes together; ``device`` and ``precision`` are those of the settings. Published
+    encoder weights are read from ``weights_dir``, from the hub only with ``allow_hub``.
+    """
 
     seed: int
     recipe: Recipe
@@ -26,14 +33,22 @@ class RunSpec:
     version: str
     labelled: tuple[Sample, ...]
     pool: tuple[Sample, ...]
+    audit: tuple[Sample, ...] = ()
     start: Path | None = None
+    fresh_head: bool = False
+    full_schedule: bool = False
     threads: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    weights_dir: Path | None = None
+    allow_hub: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         def row(sample: Sample) -> dict[str, Any]:
-            values = {"tile": sample.tile, "group": sample.group, "image": str(sample.image)}
-            return values | ({"mask": str(sample.mask)} if sample.mask is not None else {})
+            values: dict[str, Any] = {"tile": sample.tile, "group": sample.group, "image": str(sample.image)}
+            values |= {"mask": str(sample.mask)} if sample.mask is not None else {}
+            return values | ({"um_per_px": sample.um_per_px} if sample.um_per_px is not None else {})
 
         return {
             "seed": self.seed,
@@ -42,8 +57,15 @@ class RunSpec:
             "version": self.version,
             "labelled": [row(s) for s in self.labelled],
             "pool": [row(s) for s in self.pool],
+            "audit": [row(s) for s in self.audit],
             "start": None if self.start is None else str(self.start),
+            "fresh_head": self.fresh_head,
+            "full_schedule": self.full_schedule,
             "threads": self.threads,
+            "device": self.device,
+            "precision": self.precision,
+            "weights_dir": None if self.weights_dir is None else str(self.weights_dir),
+            "allow_hub": self.allow_hub,
             "provenance": dict(self.provenance),
         }
 
@@ -55,7 +77,7 @@ def read_run(folder: Path) -> RunSpec:
         raise NotFound(str(path), "no such file", "give a run folder")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        start, threads = values.get("start"), values.get("threads")
+        start, threads, weights_dir = values.get("start"), values.get("threads"), values.get("weights_dir")
         return RunSpec(
             seed=int(values["seed"]),
             recipe=Recipe.from_json(values["recipe"]),
@@ -63,8 +85,15 @@ def read_run(folder: Path) -> RunSpec:
             version=str(values["version"]),
             labelled=tuple(_sample(row, masked=True) for row in values["labelled"]),
             pool=tuple(_sample(row, masked=False) for row in values["pool"]),
+            audit=tuple(_sample(row, masked=True) for row in values.get("audit", ())),
             start=None if start is None else Path(start),
+            fresh_head=values.get("fresh_head") is True,
+            full_schedule=values.get("full_schedule") is True,
             threads=None if threads is None else int(threads),
+            device=str(values.get("device", "auto")),
+            precision=str(values.get("precision", "auto")),
+            weights_dir=None if weights_dir is None else Path(weights_dir),
+            allow_hub=values.get("allow_hub") is True,
             provenance=dict(values.get("provenance", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -73,4 +102,6 @@ def read_run(folder: Path) -> RunSpec:
 
 def _sample(row: Mapping[str, Any], *, masked: bool) -> Sample:
     mask = Path(row["mask"]) if masked else None
-    return Sample(int(row["tile"]), str(row["group"]), Path(row["image"]), mask)
+    um_per_px = row.get("um_per_px")
+    known = None if um_per_px is None else float(um_per_px)
+    return Sample(int(row["tile"]), str(row["group"]), Path(row["image"]), mask, known)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from scipy.ndimage import gaussian_filter1d
 
-from mpamatch.domain.classes import IGNORE
+from mpamatch.domain.classes import ABSTAIN, IGNORE
 from mpamatch.domain.recipe import Photometry, Recipe
 
 Pixels = NDArray[np.uint8]
@@ -77,7 +77,7 @@ def _corner(mask: Pixels, span_px: int, rng: np.random.Generator, *, supervised:
 
 
 def _labelled_pixel(mask: Pixels, rng: np.random.Generator) -> tuple[int, int] | None:
-    places = np.flatnonzero(mask != IGNORE)
+    places = np.flatnonzero(mask < ABSTAIN)
     if places.size in (0, mask.size):
         return None
     y, x = divmod(int(places[rng.integers(places.size)]), mask.shape[1])

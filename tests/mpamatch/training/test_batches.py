@@ -48,6 +48,7 @@ def test_one_epoch_shows_every_pool_tile_once(tmp_path: Path) -> None:
     assert streams.pool_tiles(5, 5) == 0
 
 
+@pytest.mark.method_line(17)
 def test_cutmix_takes_image_and_targets_from_the_partner_inside_the_box_alone(tmp_path: Path) -> None:
     recipe = quick_recipe(cutmix_p=1.0, unlabelled_photometry="none", unlabelled_batch=3)
     batch = _streams(_samples(tmp_path, range(1)), _samples(tmp_path, range(3, 8), masked=False), recipe).pool_batch(0)
@@ -64,6 +65,7 @@ def test_cutmix_takes_image_and_targets_from_the_partner_inside_the_box_alone(tm
         assert torch.equal(batch.strong[0][slot][:, ~inside], batch.weak[slot][:, ~inside])
 
 
+@pytest.mark.method_line(18)
 def test_a_tile_is_never_its_own_partner() -> None:
     image = Path("x")
     for tiles in ([1, 1, 2], [5, 5], [3, 4, 3, 3]):
@@ -74,6 +76,39 @@ def test_a_tile_is_never_its_own_partner() -> None:
     assert _partner([Sample(1, "g", image)] * 2, 0) is None
 
 
+@pytest.mark.method_line(18)
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_over_a_thousand_draws_no_partner_is_the_tile_itself(tmp_path: Path, batch: int) -> None:
+    """Published code pairs a tile with itself: by one sampler seeded alike twice, or by flipping a batch of one."""
+    pool = _samples(tmp_path, range(3, 8), masked=False)
+    streams = _streams(_samples(tmp_path, range(1)), pool, quick_recipe(cutmix_p=1.0, unlabelled_batch=batch))
+    drawn = 0
+    for step in range(1200 // batch):
+        chosen = streams._chosen(streams._pool, step, streams._pool_count, 1)
+        for slot in range(batch):
+            partner = _partner(chosen, slot)
+            if partner is None:  # where two epochs meet, a small batch may show one tile twice: then it is not mixed
+                assert len({s.tile for s in chosen}) == 1
+                continue
+            assert chosen[partner].tile != chosen[slot].tile
+            drawn += 1
+    assert drawn >= 1000
+    one = torch.arange(1)
+    assert torch.equal(one.flip(0), one)
+
+
+@pytest.mark.method_line(16)
+def test_photometry_leaves_masks_as_they_are(tmp_path: Path) -> None:
+    plain, strong = (
+        _streams(_samples(tmp_path, range(2)), _samples(tmp_path, range(3, 6), masked=False), quick_recipe(**knobs))
+        for knobs in ({"labelled_photometry": "none"}, {"labelled_photometry": "strong"})
+    )
+    for step in range(5):
+        assert torch.equal(plain.labelled_batch(step).masks, strong.labelled_batch(step).masks)
+        assert not torch.equal(plain.labelled_batch(step).images, strong.labelled_batch(step).images)
+
+
+@pytest.mark.method_line(18)
 def test_a_batch_of_one_still_finds_another_tile_to_mix_with(tmp_path: Path) -> None:
     recipe = quick_recipe(cutmix_p=1.0, unlabelled_batch=1)
     streams = _streams(_samples(tmp_path, range(1)), _samples(tmp_path, range(3, 6), masked=False), recipe)
@@ -166,3 +201,13 @@ def test_image_and_mask_shrink_to_one_grid(tmp_path: Path) -> None:
     tile = TileReader(3.0, 2).read(_samples(tmp_path, range(1))[0])
     assert tile.image.shape == (27, 27, 3)
     assert tile.mask.shape == (27, 27)
+
+
+def test_tiles_of_known_scale_are_brought_to_the_working_scale(tmp_path: Path) -> None:
+    image = Path(write_tile(tmp_path, 0)["image"])
+    side_px = TileReader(1.0, 2).read(Sample(0, "a", image)).mask.shape[0]
+
+    def read(um_per_px: float | None, working: float | None) -> int:
+        return TileReader(2.0, 2, um_per_px=working).read(Sample(0, "a", image, None, um_per_px)).mask.shape[0]
+
+    assert [read(None, 1.0), read(0.25, 1.0), read(0.25, None)] == [side_px // 2, side_px // 4, side_px // 2]

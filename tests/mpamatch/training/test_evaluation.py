@@ -5,10 +5,11 @@ import torch
 from mpamatch.domain.classes import IGNORE
 from mpamatch.inference import Predictor
 from mpamatch.network.encoders import encoder_record
+from mpamatch.network.model import build_segmenter
 from mpamatch.network.weights import LoadedModel, ModelConfig, WorkingScale
 from mpamatch.training.evaluation import evaluate, fit_temperature
 from mpamatch.training.views import Tile
-from tests.mpamatch.tissue import CLASSES, quick_recipe
+from tests.mpamatch.tissue import CLASSES, draw, quick_recipe
 
 pytestmark = pytest.mark.torch
 
@@ -61,6 +62,65 @@ def test_nothing_to_score_gives_no_figure() -> None:
     assert np.isnan(figures["mdice"])
 
 
+def test_the_three_ways_of_averaging_are_told_apart() -> None:
+    """Image a is right; image b is all dark and half of it is gland, so its background is never found."""
+    right, half = _tile(0.0), _tile(0.0)
+    half.image[:] = 30
+    pairs = [("a", right.image, right.mask), ("b", half.image, half.mask)]
+    figures = evaluate(Predictor(_loaded(10.0)), CLASSES, pairs, tau=0.95, objects=True).to_json()
+    pooled = [2 * 2048 / (4096 + 2048), 2 * 4096 / (6144 + 4096)]
+    assert figures["mdice"] == pytest.approx(np.mean(pooled))
+    assert figures["foreground_dice"] == pytest.approx(pooled[1])
+    mean = figures["per_image_mean"]
+    assert mean["mdice"] == pytest.approx((1 + (0 + 2 / 3) / 2) / 2)
+    assert mean["foreground_dice"] == pytest.approx((1 + 2 / 3) / 2)
+    assert mean["miou"] == pytest.approx((1 + (0 + 0.5) / 2) / 2)
+    assert mean["object_dice"] == pytest.approx((1 + 2 / 3) / 2)
+    # In b the far edge of the prediction is 32 px from the true one: more than 5 % of the border is that far.
+    assert mean["hd95_px"] == pytest.approx((0 + 32) / 2, abs=1)
+    assert figures["per_class"][1]["object_dice"] == mean["object_dice"]
+    assert "object_dice" not in figures["per_class"][0]
+
+
+def test_object_figures_are_left_out_unless_asked_for() -> None:
+    tile = _tile(0.0)
+    figures = evaluate(Predictor(_loaded(10.0)), CLASSES, [("a", tile.image, tile.mask)], tau=0.95).to_json()
+    assert set(figures["per_image_mean"]) == {"mdice", "foreground_dice", "miou"}
+    assert set(figures["per_class"][1]) == {"class", "dice", "iou", "pixels"}
+
+
+@pytest.mark.method_line(47)
+def test_figures_do_not_depend_on_how_many_patches_go_at_once_nor_on_the_order_of_images() -> None:
+    record = encoder_record("tiny")
+    config = ModelConfig("test-m1", CLASSES, record, WorkingScale(1.0), quick_recipe())
+    module = build_segmenter(record, 2, seed=0, pretrained=False).eval()
+    drawn = [(str(seed), *draw(seed, side_px=150)) for seed in range(3)]
+    runs = [
+        evaluate(Predictor(LoadedModel(module, config), batch), CLASSES, pairs, tau=0.6, objects=True).to_json()
+        for batch, pairs in ((1, drawn), (8, drawn), (3, drawn[::-1]))
+    ]
+    assert 0 < runs[0]["foreground_dice"] < 1  # an untrained network, but both classes are predicted
+    for key in ("mdice", "miou", "foreground_dice", "ece", "confident_share"):
+        assert [run[key] for run in runs] == pytest.approx([runs[0][key]] * 3, abs=1e-4)
+    for key, value in runs[0]["per_image_mean"].items():
+        assert [run["per_image_mean"][key] for run in runs] == pytest.approx([value] * 3, rel=1e-3)
+
+
+@pytest.mark.method_line(41)
+@pytest.mark.parametrize(("logit", "wrong"), [(0.5, 0.1), (2.0, 0.3), (4.0, 0.05), (8.0, 0.2), (8.0, 0.45)])
+def test_the_fitted_temperature_never_raises_the_loss_on_what_it_was_fitted_on(logit: float, wrong: float) -> None:
+    tile = _tile(wrong, seed=3)
+    temperature = fit_temperature(_loaded(logit), [tile], units=2)
+    right = float(((tile.image[..., 0] < 128) == tile.mask).mean())
+
+    def loss(t: float) -> float:
+        return float(right * np.log1p(np.exp(-logit / t)) + (1 - right) * np.log1p(np.exp(logit / t)))
+
+    assert loss(temperature) <= loss(1.0) + 1e-6
+    assert temperature >= 1.0
+
+
+@pytest.mark.method_line(41)
 def test_an_overconfident_model_is_softened_and_the_likelihood_never_falls() -> None:
     tiles = [_tile(0.2, seed) for seed in range(4)]
     loaded = _loaded(6.0)

@@ -8,9 +8,11 @@ from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import BadInput
 from mpamatch.network.encoders import encoder_record
 from mpamatch.network.model import build_segmenter
-from mpamatch.training import loop as loop_module
+from mpamatch.training import objective as objective_module
 from mpamatch.training.batches import Sample, Streams, TileReader
-from mpamatch.training.loop import TrainingLoop, learning_rate_factor, ramp, update_teacher
+from mpamatch.training.loop import TrainingLoop
+from mpamatch.training.moving_average import MovingAverage
+from mpamatch.training.ramps import learning_rate_factor, ramp
 from tests.mpamatch.tissue import quick_recipe, write_tile
 
 pytestmark = pytest.mark.torch
@@ -36,6 +38,7 @@ def _weights(loop: TrainingLoop) -> torch.Tensor:
     return torch.cat([p.flatten() for p in loop.teacher.parameters()])
 
 
+@pytest.mark.method_line(33)
 @pytest.mark.parametrize("knobs", [{}, {"method": "fixmatch"}, {"strong_views": 2}, {"teacher_flips": 4}])
 def test_a_loop_resumed_anywhere_equals_an_unbroken_one(tmp_path: Path, knobs: dict[str, object]) -> None:
     recipe = quick_recipe(**{"tau": 0.4, "steps_cold": 6, **knobs})  # type: ignore[arg-type]
@@ -75,7 +78,7 @@ def test_the_pool_is_not_read_before_the_ramp(tmp_path: Path, monkeypatch: pytes
     loop = _loop(tmp_path, quick_recipe(steps_cold=10))
     read = []
     monkeypatch.setattr(
-        loop._streams, "pool_batch", lambda step: read.append(step) or Streams.pool_batch(loop._streams, step)
+        loop._streams, "pool_batch", lambda step, _: read.append(step) or Streams.pool_batch(loop._streams, step)
     )
     list(loop.run())
     assert read == list(range(2, 10))
@@ -102,7 +105,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = _loop(tmp_path, quick_recipe("supervised"))
     before = copy.deepcopy(loop.state().tensors)
-    monkeypatch.setattr(loop_module, "supervised_loss", lambda logits, mask: logits.sum() * float("nan"))
+    monkeypatch.setattr(objective_module, "supervised_loss", lambda logits, mask, *_: logits.sum() * float("nan"))
     report = next(loop.run())
     assert report.skipped
     assert all(torch.equal(tensor, before[name]) for name, tensor in loop.state().tensors.items())
@@ -113,7 +116,7 @@ def test_a_loss_that_is_not_finite_moves_nothing(tmp_path: Path, monkeypatch: py
 def test_too_many_of_them_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = quick_recipe("supervised", steps_cold=50, non_finite_limit=3, non_finite_window=10)
     loop = _loop(tmp_path, recipe)
-    monkeypatch.setattr(loop_module, "supervised_loss", lambda logits, mask: logits.sum() * float("nan"))
+    monkeypatch.setattr(objective_module, "supervised_loss", lambda logits, mask, *_: logits.sum() * float("nan"))
     with pytest.raises(BadInput, match="not finite in 3 of the last 10"):
         list(loop.run())
     assert loop.step == 2
@@ -125,18 +128,20 @@ def test_a_checkpoint_of_another_length_is_refused(tmp_path: Path) -> None:
         long.restore(short.state())
 
 
+@pytest.mark.method_line(32)
 def test_the_teacher_copies_first_and_then_follows_the_closed_form() -> None:
     student, teacher = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     with torch.no_grad():
         student.weight.fill_(3.0)
         student.num_batches_tracked.fill_(7)
-    update_teacher(teacher, student, 0.0)
+    average = MovingAverage(teacher, student)
+    average.follow(0.0)
     assert torch.equal(teacher.weight, student.weight)
     assert int(teacher.num_batches_tracked) == 7
     with torch.no_grad():
         student.weight.fill_(1.0)
     for _ in range(5):
-        update_teacher(teacher, student, 0.9)
+        average.follow(0.9)
     assert torch.allclose(teacher.weight, torch.full((2,), 1 + 2 * 0.9**5))
 
 

@@ -67,13 +67,31 @@ def test_a_stopped_run_resumed_equals_an_unbroken_one(tmp_path: Path) -> None:
         with pytest.raises(Cancelled):
             _train(folder, stop=_stop_after(stop))
         assert not (folder / "result.json").exists()
-    assert [p.name for p in (folder / "checkpoint").iterdir()] == ["step-000005"]
+    # The one before it stays, for when the latest cannot be read.
+    kept = sorted(p.name for p in (folder / "checkpoint").iterdir())
+    assert kept == ["step-000003", "step-000005"]
     parts = _train(folder)
     for name in ("model.safetensors",):
         assert (folder / "model" / name).read_bytes() == (tmp_path / "a" / "model" / name).read_bytes()
     same = ("losses", "mask_ratio", "pool_tiles", "holdout", "temperature", "steps")
     assert {k: parts[k] for k in same} == {k: whole[k] for k in same}
     assert [e["step"] for e in _events(folder) if e["event"] == "start"] == [0, 2, 5]
+
+
+def test_a_run_that_was_cut_behind_its_last_step_tells_the_same(tmp_path: Path) -> None:
+    """Also where the disk took half a line of its progress."""
+    recipe = quick_recipe(tau=0.4)
+    whole = _train(write_run(tmp_path / "a", recipe=recipe, labelled=5))
+    folder = write_run(tmp_path / "b", recipe=recipe, labelled=5)
+    with pytest.raises(Cancelled):
+        _train(folder, stop=_stop_after(8))
+    with (folder / "progress.jsonl").open("a") as progress:
+        progress.write('{"event": "step", "step": 8, "lo')
+    again = _train(folder)
+    assert len(whole["class_mask_ratio"]) == 2
+    clock = ("seconds", "model")
+    assert {k: v for k, v in again.items() if k not in clock} == {k: v for k, v in whole.items() if k not in clock}
+    assert (folder / "curves.png").is_file()
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -120,6 +138,22 @@ def test_a_warm_start_begins_with_the_starts_weights(tmp_path: Path) -> None:
     assert _events(folder)[0]["warm"] is True
 
 
+def test_a_start_from_elsewhere_keeps_its_weights_and_takes_the_whole_schedule(tmp_path: Path) -> None:
+    _train(write_run(tmp_path / "a"))
+    folder = write_run(tmp_path / "b", start=tmp_path / "a" / "model", full_schedule=True)
+    result = _train(folder)
+    assert (result["steps"], result["start"]) == (8, "test-m1")
+    assert not result["notes"]
+
+
+def test_a_fresh_head_on_the_starts_encoder_is_said_and_takes_the_whole_schedule(tmp_path: Path) -> None:
+    _train(write_run(tmp_path / "a"))
+    result = _train(write_run(tmp_path / "b", start=tmp_path / "a" / "model", fresh_head=True))
+    assert (result["steps"], result["start"]) == (8, "test-m1")
+    assert "as asked: new head on the encoder and decoder of test-m1" in result["notes"][0]
+
+
+@pytest.mark.method_line(36)
 def test_a_changed_class_list_starts_cold_with_a_new_head(tmp_path: Path) -> None:
     _train(write_run(tmp_path / "a"))
     classes = ClassSet.from_names(["background", "gland", "stroma"])
@@ -189,3 +223,18 @@ def test_a_missing_folder_or_run_is_not_found(tmp_path: Path) -> None:
         _train(tmp_path / "nowhere")
     with pytest.raises(NotFound):
         _train(tmp_path)
+
+
+def test_audit_tiles_are_scored_in_the_end_and_never_trained_on(tmp_path: Path) -> None:
+    plain = _train(write_run(tmp_path / "a"))
+    rows = [write_tile(tmp_path / "audit", 500 + n) for n in range(4)]
+    Path(rows[2]["mask"]).write_bytes(b"broken")
+    Path(rows[3]["image"]).write_bytes(Path(rows[3]["image"]).read_bytes()[:4000])
+    folder = write_run(tmp_path / "b", audit=rows)
+    result = _train(folder)
+    assert result["audit"]["images"] == 2
+    assert 0 < result["audit"]["mdice"] <= 1
+    assert all(any(f"audit tile {n} left out" in note for note in result["notes"]) for n in (502, 503))
+    assert plain["audit"] is None
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert weights[0] == weights[1]

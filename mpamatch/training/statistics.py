@@ -1,0 +1,109 @@
+"""Statistics of a segmenter's batch norms, taken anew from unlabelled images: no label, no gradient.
+
+For images of another laboratory or scanner. It costs seconds and may help or harm, so the model that comes out is a
+candidate like any other: the gate decides. Source of the idea: Li et al., "Revisiting batch normalization for
+practical domain adaptation", arXiv 1603.04779 (AdaBN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mpamatch.domain.draws import hash_draw
+from mpamatch.errors import BadInput
+from mpamatch.inference import Predictor
+from mpamatch.network.model import Segmenter
+from mpamatch.network.pixels import normalise, reduce_image
+from mpamatch.network.weights import LoadedModel
+
+ReadImage = Callable[[Path], NDArray[np.uint8] | None]
+_Norm = nn.modules.batchnorm._BatchNorm
+
+
+def reestimate_norms(model: Segmenter, batches: Iterable[Tensor]) -> int:
+    """Replace the running statistics of the encoder's batch norms by those of ``batches``; answers how many there were.
+
+    ``batches`` are normalised images float32 (B, 3, S, S). Each norm's mean and variance become the plain average of
+    what every batch has (the variance with n - 1, as torch keeps it); a batch passes through the encoder as in
+    training, all else in eval mode. Weights stay, and so do the norms of the decoder. The same batches give the same
+    statistics. Raises BadInput when the encoder has no batch norm or there is no batch; the model is then as before.
+    """
+    norms = batch_norms(model)
+    if not norms:
+        raise BadInput(
+            "model", "has no batch norm in its encoder", "adapt a model whose encoder has them, as light has"
+        )
+    stream = iter(batches)
+    first = next(stream, None)
+    if first is None:
+        raise BadInput("images", "there is none to take statistics from", "give a folder with images")
+    was_training, momenta = model.training, [norm.momentum for norm in norms]
+    model.eval()
+    count = 0
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for a cumulative average
+            norm.train()
+        with torch.no_grad():
+            batch: Tensor | None = first
+            while batch is not None:
+                model.encoder(batch)
+                count += 1
+                batch = next(stream, None)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(was_training)
+    return count
+
+
+def batch_norms(model: Segmenter) -> list[_Norm]:
+    """The encoder's batch norms that keep statistics."""
+    return [m for m in model.encoder.modules() if isinstance(m, _Norm) and m.track_running_stats]
+
+
+def pool_batches(
+    loaded: LoadedModel, images: Sequence[Path], read: ReadImage, *, seed: int, rounds: int = 4, batch: int = 8
+) -> Iterator[Tensor]:
+    """Batches of patches of the pool for :func:`reestimate_norms`, at the model's scale and patch size.
+
+    In each round every image gives one patch, at a place drawn by (seed, round, file name), and the order of images is
+    drawn too: a batch shows many images, which its variance needs. A last short batch is left out unless it is the
+    only one, and an image for which ``read`` answers None.
+    """
+    predictor, config = Predictor(loaded), loaded.config
+    device = next(loaded.module.parameters()).device
+    waiting: list[NDArray[np.uint8]] = []
+    given = False
+    for number in range(rounds):
+        for path in sorted(images, key=lambda p: hash_draw(seed, f"order {number}", p.name)):
+            image = read(path)
+            if image is None:
+                continue
+            working = reduce_image(image, predictor.reduction(image))
+            draw = np.random.default_rng(hash_draw(seed, f"patch {number}", path.name))
+            waiting.append(_patch(working, config.recipe.patch_px, draw))
+            if len(waiting) == batch:
+                yield _tensor(waiting, loaded).to(device, memory_format=torch.channels_last)
+                waiting, given = [], True
+    if waiting and not given:
+        yield _tensor(waiting, loaded).to(device, memory_format=torch.channels_last)
+
+
+def _patch(image: NDArray[np.uint8], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A square of the image at a random place; a smaller image is continued by reflection."""
+    y, x = (int(rng.integers(max(0, side - side_px) + 1)) for side in image.shape[:2])
+    part = image[y : y + side_px, x : x + side_px]
+    rest = [(0, side_px - side) for side in part.shape[:2]]
+    return np.pad(part, (*rest, (0, 0)), mode="reflect")
+
+
+def _tensor(patches: Sequence[NDArray[np.uint8]], loaded: LoadedModel) -> Tensor:
+    return normalise(np.stack(patches), loaded.config.encoder.mean, loaded.config.encoder.std)

@@ -1,0 +1,170 @@
+"""Whole runs with prototypes: what a model keeps of them, what a run that starts from it goes on with, what is told."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from mpamatch.domain.classes import ClassSet, TissueClass
+from mpamatch.domain.recipe import Recipe
+from mpamatch.errors import BadInput
+from mpamatch.inference import Predictor
+from mpamatch.network.weights import CONFIG_NAME, load_model
+from mpamatch.training.first_model import texts_of
+from mpamatch.training.run_folder import train_run
+from mpamatch.training.run_spec import read_run
+from tests.mpamatch.tissue import draw, quick_recipe, write_run
+
+pytestmark = pytest.mark.torch
+
+
+def _recipe(method: str = "mpamatch", **knobs: Any) -> Recipe:
+    return quick_recipe(method, **{"tau": 0.4, "prototype_start": 0.2, "prototype_ramp_end": 0.4, **knobs})
+
+
+def _train(folder: Path) -> dict[str, Any]:
+    ticks = itertools.count()
+    return train_run(folder, clock=lambda: float(next(ticks)))
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("start"), recipe=_recipe(), labelled=5)
+    _train(folder)
+    return folder
+
+
+def test_a_model_keeps_its_prototypes_exactly_and_what_its_texts_learnt(started: Path) -> None:
+    loaded = load_model(started / "model")
+    branch = loaded.module.branch
+    assert branch is not None
+    assert branch.bank is not None
+    assert torch.allclose(branch.bank.rows[branch.bank.active].norm(dim=1), torch.tensor(1.0), atol=1e-6)
+    assert loaded.config.branch["per_class"] == 3
+    assert loaded.config.branch["texts"]
+    assert set(loaded.texts) == {"context"}
+    assert bool(branch.text_vectors.any())
+    state = load_file(started / "model" / "model.safetensors")
+    assert state["branch.bank.rows"].dtype == torch.float32
+    assert Predictor(loaded).predict(draw(0)[0]).shape == (2, 80, 80)
+
+
+def test_what_a_run_tells_of_its_prototypes(started: Path) -> None:
+    rows = [json.loads(line) for line in (started / "progress.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if row["event"] == "step"]
+    assert "image" not in steps[0]["losses"]
+    assert {"x", "u", "image", "text", "total"} == set(steps[-1]["losses"])
+    assert len(steps[-1]["class_mask_ratio"]) == 2
+    assert steps[-1]["prototypes"]["used"] > 0
+    result = json.loads((started / "result.json").read_text())
+    assert result["prototypes"]["share_of_steps"] == pytest.approx(6 / 8)
+    assert {"image", "text"} < set(result["losses"])
+    assert len(result["class_mask_ratio"]) == 2
+    picture = Image.open(io.BytesIO((started / "curves.png").read_bytes()))
+    assert picture.width > 1000
+    assert len({tuple(p) for p in np.asarray(picture.convert("RGB")).reshape(-1, 3)[::97]}) > 5
+
+
+def test_tensorboard_reads_what_a_run_wrote(started: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(started / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"loss/x", "loss/image", "mask_ratio/class 1", "prototypes/used", "weight/prototype"} <= tags
+    assert [e.step for e in events.Scalars("loss/x")] == list(range(1, 9))
+
+
+@pytest.mark.method_line(36)
+def test_a_short_retrain_keeps_its_prototypes_on_all_along(started: Path, tmp_path: Path) -> None:
+    result = _train(write_run(tmp_path, recipe=_recipe(), labelled=5, start=started / "model"))
+    assert result["steps"] == 4
+    assert result["prototypes"]["share_of_steps"] >= 0.6
+    before, after = (load_model(f / "model").module.branch for f in (started, tmp_path))
+    assert before is not None
+    assert after is not None
+    assert before.bank is not None
+    assert after.bank is not None
+    assert int(after.bank.updates) == int(before.bank.updates) + 4
+    cosine = (before.bank.rows * after.bank.rows).sum(dim=-1)[before.bank.active]
+    assert float(cosine.min()) > 0.5
+
+
+def test_other_prompts_keep_rows_but_not_the_warm_ramp(started: Path, tmp_path: Path) -> None:
+    recipe = _recipe(prompts="T-sim", steps_warm=8)
+    folder = write_run(tmp_path, recipe=recipe, labelled=5, start=started / "model")
+    result = _train(folder)
+    assert any("their texts changed" in note for note in result["notes"])
+    assert result["prototypes"]["share_of_steps"] < 1
+
+
+def test_a_new_class_gets_rows_and_the_known_ones_keep_theirs(started: Path, tmp_path: Path) -> None:
+    classes = ClassSet.from_names(["background", "tumour", "gland"])
+    folder = write_run(tmp_path, recipe=_recipe(), labelled=5, start=started / "model", classes=classes)
+    result = _train(folder)
+    assert result["steps"] == 8, "a changed class list trains on the cold schedule"
+    before, after = (load_model(f / "model").module.branch for f in (started, tmp_path))
+    assert before is not None
+    assert after is not None
+    assert before.bank is not None
+    assert after.bank is not None
+    cosine = (before.bank.rows[0] * after.bank.rows[0]).sum(dim=-1)
+    assert float(cosine.min()) > 0.5
+
+
+def test_a_method_without_prototypes_leaves_those_of_its_start_behind(started: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, recipe=quick_recipe("unimatch-ema", tau=0.4), labelled=5, start=started / "model")
+    result = _train(folder)
+    loaded = load_model(tmp_path / "model")
+    assert loaded.module.branch is None
+    assert loaded.config.branch == {}
+    assert any("prototypes of test-m1 not used" in note for note in result["notes"])
+
+
+def test_a_branch_of_a_size_that_no_recipe_asks_for_is_refused(started: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes((started / "model" / "model.safetensors").read_bytes())
+    config = json.loads((started / "model" / CONFIG_NAME).read_text())
+    nothing_to_see = {"attention": True, "per_class": 0, "text_width": 0}
+    for change in ({"channels": 10_000_000}, {"per_class": -1}, {"channels": 128}, nothing_to_see):
+        (folder / CONFIG_NAME).write_text(json.dumps({**config, "branch": {**config["branch"], **change}}))
+        with pytest.raises(BadInput, match="do not fit"):
+            load_model(folder)
+
+
+def test_texts_of_the_class_set_go_before_those_of_the_prompt_set(tmp_path: Path) -> None:
+    named = ClassSet((TissueClass(0, "background", "#000000"), TissueClass(1, "gland", "#ffffff", ("my own words",))))
+    texts = texts_of(read_run(write_run(tmp_path, recipe=_recipe(), classes=named)))
+    assert texts[1] == ("my own words",)
+    assert texts[0]
+    assert texts[0] != ("my own words",)
+
+
+def test_a_decoder_that_looks_at_prototypes_trains_and_is_kept(tmp_path: Path) -> None:
+    result = _train(write_run(tmp_path, recipe=_recipe(prototype_attention=True), labelled=5))
+    assert result["steps"] == 8
+    loaded = load_model(tmp_path / "model")
+    branch = loaded.module.branch
+    assert branch is not None
+    assert branch.attention is not None
+    assert float(branch.attention.gamma.detach().abs().max()) > 0
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = loaded.module(image).detach()
+    with torch.no_grad():
+        branch.attention.gamma.fill_(0)
+    assert not torch.equal(loaded.module(image).detach(), before)
+
+
+def test_a_run_without_a_pool_draws_no_empty_panel(tmp_path: Path) -> None:
+    _train(write_run(tmp_path, recipe=quick_recipe("supervised"), labelled=5))
+    assert Image.open(tmp_path / "curves.png").width == 500
