@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch.nn import functional
 from mpamatch.domain.recipe import STRIDE_PX
 from mpamatch.domain.tiling import PatchBlender, patch_starts
 from mpamatch.errors import BadInput, Unavailable
+from mpamatch.network.devices import out_of_memory, release_memory
 from mpamatch.network.pixels import normalise, reduce_image
 from mpamatch.network.weights import LoadedModel
 
+LOG = logging.getLogger("mpamatch.predict")
 Image = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
 
@@ -34,33 +37,30 @@ class Predictor:
         self._batch = batch
         self._device = next(loaded.module.parameters()).device
 
-    @property
-    def reduction(self) -> float:
-        """The factor by which images shrink before the network, where their scale in micrometres is not known."""
-        return self._config.scale.reduction
+    def reduction(self, image: Image, *, um_per_px: float | None = None) -> float:
+        """The factor by which this image shrinks before the network."""
+        known = self._config.scale.reduction_at(um_per_px)
+        return self._config.recipe.reduction_for(max(image.shape[:2])) if known is None else known
 
     def predict(self, image: Image, *, um_per_px: float | None = None) -> Probabilities:
         """Class probabilities float32 (C, H, W), summing to 1 at each pixel, at the image's own size.
 
         ``image`` is uint8 (H, W, 3) RGB; ``um_per_px`` is used when the model's scale is known in micrometres.
-        Raises BadInput for another shape, Unavailable when even one patch does not fit in memory.
+        Raises BadInput for another shape and for a model that answers with no numbers, Unavailable when even one patch
+        does not fit in memory.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise BadInput("image", f"is {image.dtype} {image.shape}", "give uint8 (height, width, 3)")
-        working = reduce_image(image, self._reduction(um_per_px))
+        working = reduce_image(image, self.reduction(image, um_per_px=um_per_px))
         blended = self._blend(working)
+        if not np.isfinite(blended).all():  # it would read as class 0, quite sure or not at all
+            raise BadInput(f"model {self._config.version}", "answers with no numbers", "train it again")
         if working.shape == image.shape:
             return blended
         whole = functional.interpolate(
             torch.from_numpy(blended)[None], size=image.shape[:2], mode="bilinear", align_corners=False
         )
         return np.ascontiguousarray(whole[0].numpy())
-
-    def _reduction(self, um_per_px: float | None) -> float:
-        scale = self._config.scale
-        if scale.um_per_px is not None and um_per_px is not None:
-            return scale.um_per_px / um_per_px
-        return scale.reduction
 
     def _blend(self, image: Image) -> Probabilities:
         """Probabilities at the working scale: patches at 50 % overlap, weighted by a raised cosine."""
@@ -88,23 +88,21 @@ class Predictor:
                 logits: Tensor = self._module(x.to(self._device, memory_format=torch.channels_last))
                 return (logits.float() / self._config.temperature).softmax(dim=1).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if self._batch == 1:
-                raise Unavailable("prediction", "one patch does not fit in memory", "free memory and retry") from error
-            self._batch = min(self._batch, len(patches)) // 2 or 1
-            return None
+                problem = f"one patch does not fit in the memory of {self._device}"
+                remedy = "free its memory, or set MPAMATCH_DEVICE=cpu"
+                raise Unavailable("prediction", problem, remedy) from error
+            self._batch = max(1, len(patches) // 2)
+        # Only here has the error let go of what the failed pass held.
+        release_memory(self._device)
+        LOG.warning("out of memory on %s: %s patches at once from here on", self._device, self._batch)
+        return None
 
 
 def _starts(length_px: int, patch_px: int) -> tuple[int, ...]:
     return patch_starts(length_px, patch_px, patch_px // 2)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text or "allocate memory" in text
-    )
 
 
 def _reflect_to(image: Image, least_px: int) -> Image:

@@ -6,11 +6,12 @@ or does not import says so when it is called, and never breaks the others. Nothi
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -81,9 +82,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(lambda: None)
+    app.callback()(_options)
     try:
         typer.main.get_command(app)(args=None if arguments is None else list(arguments), prog_name="mpamatch")
     except MpamatchError as error:
         print(f"mpamatch: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:  # nobody's file: a fault of ours, to be seen whole
+            raise
+        print(f"mpamatch: {error.filename}: {error.strerror}; check the path and its permissions", file=sys.stderr)
+        sys.exit(1)
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=lambda asked: _say_version(asked), help="Its version.")
+    ] = False,
+) -> None:
+    """What the bare command takes."""
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"mpamatch {importlib.metadata.version('mpamatch')}")
+        raise typer.Exit

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpamatch.cli.chosen_model import HELP as MODEL_HELP
+from mpamatch.cli.chosen_model import choose_model
 from mpamatch.cli.lifetime import use_threads
+from mpamatch.cli.weights_option import AllowHub, WeightsDir
 from mpamatch.errors import BadInput, MpamatchError
 
 if TYPE_CHECKING:
@@ -22,11 +25,13 @@ _FOLDER = {"file_okay": False, "exists": True}
 
 
 def predict(
-    model: Annotated[Path, typer.Option(help="A model folder, or the folder that train wrote.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
     images: Annotated[Path, typer.Option(help="A folder of images.", **_FOLDER)],
     out: Annotated[Path, typer.Option(help="Where classes/, confidence/ and regions.geojson go.", file_okay=False)],
     tau: Annotated[float | None, typer.Option(min=0, max=1, help="Regions are below it; the recipe's tau.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    weights_dir: WeightsDir = None,
+    allow_hub: AllowHub = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Predict every image of a folder.
@@ -41,7 +46,7 @@ def predict(
     from mpamatch.network.weights import load_model
 
     use_threads(threads)
-    loaded = load_model(model)
+    loaded = load_model(choose_model(model), weights_dir=weights_dir, allow_hub=allow_hub)
     predictor, classes = Predictor(loaded), loaded.config.classes
     threshold = loaded.config.recipe.tau if tau is None else tau
     scan = scan_folder(images)
@@ -79,7 +84,8 @@ def _predict_one(
     from mpamatch.files.masks import write_mask
     from mpamatch.files.rasters import encode_raster
 
-    shares = predictor.predict(read_image(path))
+    image = read_image(path)
+    shares = predictor.predict(image)
     class_map = shares.argmax(axis=0).astype(np.uint8)
     confidence = np.rint(shares.max(axis=0) * 255).astype(np.uint8)
     rasters: Mapping[str, bytes] = {
@@ -91,7 +97,7 @@ def _predict_one(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     # The band of doubt along a boundary is as wide as the model's own pixels.
-    found = find_regions(shares, tau, rim_px=_RIM_PX * predictor.reduction)
+    found = find_regions(shares, tau, rim_px=_RIM_PX * predictor.reduction(image))
     return [_feature(region, name, classes) for region in found]
 
 

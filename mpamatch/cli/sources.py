@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 
 from mpamatch.datasets import Dataset, DatasetItem, open_dataset
 from mpamatch.datasets.folder import open_folder
+from mpamatch.datasets.protocols import ImageLists
 from mpamatch.domain.classes import ClassSet
+from mpamatch.domain.splits import check_apart
 from mpamatch.errors import BadInput
 
 ReadMask = Callable[[DatasetItem], NDArray[np.uint8]]
@@ -20,7 +23,10 @@ ReadMask = Callable[[DatasetItem], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images to work on, which of them have masks, those for validation (all masked), and how to read masks."""
+    """Images to work on, which of them have masks, those for validation (all masked), and how to read masks.
+
+    ``grouped``: the items' groups are patients or cases, and not a guess from folders.
+    """
 
     name: str
     classes: ClassSet
@@ -29,6 +35,7 @@ class ImageSource:
     validation: tuple[DatasetItem, ...]
     read_mask: ReadMask
     problems: tuple[str, ...] = ()
+    grouped: bool = True
 
 
 def open_source(
@@ -41,7 +48,7 @@ def open_source(
     foreground: bool,
     split: str,
 ) -> ImageSource:
-    """The source that a command's options name; ``split`` is train, val or all, and counts for data sets.
+    """The source that a command's options name; ``split`` is train, val, test or all, and counts for data sets.
 
     Folders are taken whole, unless they carry their own ``splits/``. Raises BadInput, NotFound, and a usage error
     when the options name both or neither.
@@ -60,8 +67,6 @@ def open_source(
 
 
 def _source(dataset: Dataset, names: Sequence[str], split: str) -> ImageSource:
-    if split not in ("train", "val", "all"):
-        raise BadInput(f"split {split!r}", "unknown", "one of train, val, all")
     items = dataset.items(split)  # type: ignore[arg-type]
     draws = getattr(dataset, "draw", None) is not None  # drawn tissue knows the mask of every item
     masked = [item for item in items if draws or item.mask is not None]
@@ -74,21 +79,48 @@ def _source(dataset: Dataset, names: Sequence[str], split: str) -> ImageSource:
         validation=tuple(validation),
         read_mask=dataset.read_mask,
         problems=dataset.problems,
+        grouped=dataset.name != "folder",
     )
 
 
-def choose_labelled(items: Sequence[DatasetItem], count: int | None, seed: int) -> frozenset[str]:
-    """Names of ``count`` items (all by default), spread over the folders that the names start with, by ``seed``."""
-    if not items or (count is not None and count > len(items)):
-        problem = f"{count or 'some'} wanted, {len(items)} images have a mask"
-        raise BadInput("labelled images", problem, "ask for fewer, or give --masks")
-    if count is None:
-        return frozenset(item.name for item in items)
-    rng = np.random.default_rng([seed, len(items)])
-    strata: dict[str, list[str]] = {}
-    for name in sorted(item.name for item in items):
-        strata.setdefault(name.rpartition("/")[0], []).append(name)
-    for names in strata.values():
-        rng.shuffle(names)
-    order = [names[i] for i in range(len(items)) for names in strata.values() if i < len(names)]
-    return frozenset(order[:count])
+def listed_source(source: ImageSource, path: Path) -> tuple[ImageSource, frozenset[str]]:
+    """What a document of lists names of a source of all images, and the labelled names.
+
+    Labelled and pool images are worked on, audit images validate; test images are left alone. Raises BadInput for a
+    document of another data set, and with counts for names that are not here or have no mask.
+    """
+    try:
+        lists = ImageLists.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise BadInput(str(path), "not JSON", "give what `mpamatch lists` wrote") from error
+    if lists.dataset != source.name:
+        raise BadInput(str(path), f"is of {lists.dataset}, the images are of {source.name}", "give that data set")
+    here, masked = {item.name for item in source.items}, {item.name for item in source.masked}
+    for names, known, said in (
+        ((*lists.labelled, *lists.pool, *lists.audit), here, "are not here"),
+        ((*lists.labelled, *lists.audit), masked, "have no mask"),
+    ):
+        if missing := [name for name in names if name not in known]:
+            problem = f"{len(missing)} of {len(names)} images {said}, such as {missing[0]}"
+            raise BadInput(str(path), problem, "draw the lists anew from what is here")
+    trained = {*lists.labelled, *lists.pool}
+    return replace(
+        source,
+        items=tuple(item for item in source.items if item.name in trained),
+        masked=tuple(item for item in source.masked if item.name in trained),
+        validation=tuple(item for item in source.masked if item.name in set(lists.audit)),
+        grouped=source.grouped and lists.groups_apart,
+    ), frozenset(lists.labelled)
+
+
+def check_source_apart(source: ImageSource) -> None:
+    """Refuse a source whose training images share a patient with those that judge, before anything is written.
+
+    Where groups are a guess (a plain folder) or not promised (a published partition by image), only the images
+    themselves must differ. Raises BadInput naming the image.
+    """
+
+    def named(items: Sequence[DatasetItem]) -> list[tuple[str, str]]:
+        return [(item.name, item.group if source.grouped else item.name) for item in items]
+
+    check_apart(named(source.items), named(source.validation))

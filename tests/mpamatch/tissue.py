@@ -15,7 +15,7 @@ from mpamatch.files.rasters import encode_raster
 
 CLASSES = ClassSet.from_names(["background", "gland"])
 QUICK: dict[str, Any] = {
-    "segmenter": "tiny",
+    "encoder": "tiny",
     "crop_px": 64,
     "patch_px": 64,
     "steps_cold": 8,
@@ -61,8 +61,12 @@ def write_run(
     seed: int = 0,
     start: Path | None = None,
     classes: ClassSet = CLASSES,
+    **more: Any,
 ) -> Path:
-    """A run folder of drawn tiles; ``pool_seed`` changes what the pool's images show and nothing else."""
+    """A run folder of drawn tiles; ``pool_seed`` changes what the pool's images show and nothing else.
+
+    ``more`` goes into the run as it is.
+    """
     tiles = folder / "tiles"
     rows = [write_tile(tiles, tile) for tile in range(labelled)]
     pool_rows = [write_tile(tiles, 1000 + n, seed=pool_seed + n) for n in range(pool)]
@@ -75,6 +79,7 @@ def write_run(
         "pool": [{k: v for k, v in row.items() if k != "mask"} for row in pool_rows],
         "start": None if start is None else str(start),
         "threads": 1,
+        **more,
     }
     (folder / "run.json").write_text(json.dumps(run))
     return folder

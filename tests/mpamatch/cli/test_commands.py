@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -56,6 +57,11 @@ def test_our_errors_are_one_line_on_stderr_and_exit_code_one(
     _entries(monkeypatch, refuse=f"{HERE}:refuse")
     assert _run("refuse") == 1
     assert capsys.readouterr().err == "mpamatch: thing: is wrong; mend it\n"
+
+
+def test_the_version_is_said_without_a_command(capsys: pytest.CaptureFixture) -> None:
+    assert _run("--version") == 0
+    assert re.fullmatch(r"mpamatch \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
 
 
 def test_wrong_usage_is_exit_code_two(monkeypatch: pytest.MonkeyPatch) -> None:

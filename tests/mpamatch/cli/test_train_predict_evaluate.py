@@ -132,6 +132,48 @@ def test_masks_with_more_values_than_classes_are_refused_unless_foreground(
     assert json.loads(out)["mdice"] == json.loads(plain)["mdice"]
 
 
+@pytest.fixture
+def one_mask_too_small(tissue: Path, tmp_path: Path) -> list[object]:
+    for n in range(6):
+        path = tmp_path / "masks" / "patient a" / f"tile {n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_raster(draw(n)[1][: 40 if n == 3 else 80]))
+    return ["--images", tissue / "images", "--masks", tmp_path / "masks"]
+
+
+def test_a_mask_of_another_size_is_named_and_the_other_images_are_scored(
+    one_mask_too_small: list[object], model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    code, out, err = _run(capsys, "evaluate", "--model", model, *one_mask_too_small, "--json")
+    assert code == 1
+    assert json.loads(out)["images"] == 5
+    assert "tile 3" in err
+    assert "mask 80 x 40 px, image 80 x 80 px; give masks of its size" in err
+
+
+def test_a_mask_of_another_size_is_left_out_of_training(
+    one_mask_too_small: list[object], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    code, out, err = _run(capsys, "train", *one_mask_too_small, "--out", tmp_path / "run", *KNOBS, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["labelled_tiles"] == 5
+    assert "tile 3 left out" in err
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(
+    tissue: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for command in (
+        ["train", *_folders(tissue), "--out", tmp_path / "file" / "run", *KNOBS],
+        ["predict", "--model", model, "--images", tissue / "images", "--out", "/proc/none"],
+    ):
+        code, _, err = _run(capsys, *command)
+        assert code == 1
+        assert err.splitlines()[-1].endswith("check the path and its permissions")
+
+
 def test_an_unreadable_image_is_named_and_the_others_are_predicted(
     tissue: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -115,6 +115,6 @@ def test_bad_input_is_written_for_whoever_started_the_child(tmp_path: Path) -> N
     folder = write_run(tmp_path, labelled=0)
     child = _start(folder)
     assert child.wait(60) == 1
-    assert set(json.loads((folder / "error.json").read_text())) == {"item", "problem", "remedy"}
+    assert set(json.loads((folder / "error.json").read_text())) == {"item", "problem", "remedy", "again"}
     assert child.stderr is not None
     assert child.stderr.read().decode().startswith("mpamatch: ")
