@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from backend.host_names import known_names
 from mpamatch.errors import BadInput, Unavailable
 
 PREFIX = "MPAMATCH_"
@@ -42,21 +45,58 @@ class Settings(BaseSettings):
 
     state: Path = Field(Path("var"), description="folder that holds everything this installation writes")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line kept")
+    log_format: Literal["text", "json"] = Field("text", description="how log lines are written: for people or machines")
     log_size_mb: int = Field(20, ge=1, description="a log file larger than this is set aside when its part starts")
+
+    disk_low_gb: float = Field(
+        5.0, ge=0, description="free disk space below which `doctor` warns; fails at a fifth of it"
+    )
 
     database_url: str | None = Field(None, repr=False, description="PostgreSQL as an SQLAlchemy URL; unset: embedded")
     broker_url: str | None = Field(None, repr=False, description="Redis URL of the broker; unset: embedded")
-    blobs_url: str | None = Field(None, description="where blobs are kept; unset: the folder blobs in the state")
+    blobs_url: str | None = Field(
+        None, description="where blobs are kept: a folder or s3://BUCKET/PREFIX; unset: the folder blobs in the state"
+    )
+    blobs_endpoint: str | None = Field(None, description="address of an S3 server other than Amazon's")
+    blobs_region: str = Field("us-east-1", description="region of the S3 bucket")
+    blobs_key_id: SecretStr | None = Field(
+        None, description="access key of the S3 server; unset: the AWS_ variables or the machine's role"
+    )
+    blobs_secret: SecretStr | None = Field(None, description="secret of that access key")
+    blobs_timeout_s: float = Field(30.0, gt=0, description="longest wait for an S3 server, retries included")
+    blobs_cache_mb: int = Field(
+        2048, ge=0, description="disk for blobs of an S3 server that a training needs as files, kept for the next one"
+    )
 
     api_host: str = Field("127.0.0.1", description="address the API listens on")
     api_port: int = Field(9090, ge=1, le=65535, description="first port to try for the API")
     public_url: str | None = Field(None, description="how Label Studio and browsers reach the API; unset: its address")
+    backend_url: str | None = Field(
+        None, description="how Label Studio reaches the API where browsers do it otherwise; unset: public_url"
+    )
+    hosts: str = Field(
+        "",
+        description="more names under which the API and the dashboard answer, with commas; those of public_url and"
+        " backend_url are known",
+    )
+    header_limit_kb: int = Field(32, ge=8, description="largest head of a request: its address and all its headers")
     body_limit_mb: int = Field(16, ge=1, description="largest request body")
     predict_body_limit_mb: int = Field(64, ge=1, description="largest request body of /predict")
     predict_wait_s: float = Field(8.0, ge=0, description="how long /predict waits for a prediction in the making")
+    session_hours: float = Field(12.0, gt=0, description="how long a sign-in to the dashboard lasts")
+    entry_lease_s: float = Field(1800.0, gt=0, description="how long a tile that the REST queue gave out is held")
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="token that reads /metrics from anywhere, under a known name (see hosts); unset: it is read on this"
+        " machine only",
+    )
     image_url_days: float = Field(7.0, gt=0, description="how long a signed image address is valid")
 
     label_studio_url: str | None = Field(None, description="Label Studio in use; unset: `up` starts its own")
+    label_studio_public_url: str | None = Field(
+        None, description="how browsers reach Label Studio where we do it otherwise; unset: label_studio_url"
+    )
     label_studio_token: SecretStr | None = Field(None, description="token for Label Studio (legacy or personal access)")
     label_studio_host: str = Field("127.0.0.1", description="address our own Label Studio listens on")
     label_studio_port: int = Field(8080, ge=1, le=65535, description="first port to try for our own Label Studio")
@@ -68,8 +108,20 @@ class Settings(BaseSettings):
     )
     label_studio_timeout_s: float = Field(60.0, gt=0, description="longest wait for one answer of Label Studio")
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where torch computes")
+    device: str = Field(
+        "auto",
+        description="where torch computes: auto, cpu, mps, cuda or cuda:N; auto takes a GPU where there is one",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="what training computes in; auto: bfloat16 on a GPU that has it, else float32"
+    )
+    train_devices: int = Field(
+        1, ge=1, description="processes that train one run together, each on a GPU of its own (or all on the CPU)"
+    )
     threads: int | None = Field(None, ge=1, description="threads of each torch process; unset: cores shared out")
+    weights_dir: Path | None = Field(
+        None, description="folder of encoder weights that are had from their vendors, as NAME.safetensors, .pth or .bin"
+    )
     sweep_s: float = Field(15.0, gt=0, description="seconds between two looks at what is due")
     compare_s: float = Field(
         300.0, gt=0, description="seconds between two comparisons of all annotations with Label Studio, for deletions"
@@ -95,15 +147,61 @@ class Settings(BaseSettings):
     def _absolute(cls, state: Path) -> Path:
         return Path(os.path.abspath(state.expanduser()))
 
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise ValueError("input should be 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'")
+        return device
+
+    @field_validator("blobs_url")
+    @classmethod
+    def _known_place(cls, url: str | None) -> str | None:
+        """A wrong scheme would become a folder of that name, and an account in an address would be shown."""
+        scheme, separator, rest = (url or "").partition("://")
+        if separator and (scheme != "s3" or not rest.partition("/")[0] or "@" in rest):
+            raise ValueError("give a folder or s3://BUCKET/PREFIX, and the key as blobs_key_id and blobs_secret")
+        return url
+
+    @field_validator("public_url", "backend_url", "label_studio_url", "label_studio_public_url")
+    @classmethod
+    def _one_spelling(cls, url: str | None) -> str | None:
+        """Addresses are joined with paths and compared: a slash at the end is none."""
+        return None if url is None else url.strip().rstrip("/")
+
+    @field_validator("blobs_endpoint")
+    @classmethod
+    def _plain_endpoint(cls, url: str | None) -> str | None:
+        if url is not None and (not url.startswith(("http://", "https://")) or "@" in url):
+            raise ValueError("give http://HOST:PORT or https://HOST, and the key as blobs_key_id and blobs_secret")
+        return url
+
+    @property
+    def blobs_in_bucket(self) -> bool:
+        """Whether blobs are kept by an S3 server."""
+        return self.blobs_url is not None and self.blobs_url.startswith("s3://")
+
     @property
     def blobs_folder(self) -> Path:
         """The folder of the blobs; only when `blobs_url` is a folder or unset."""
         return Path(self.blobs_url) if self.blobs_url else self.state / "blobs"
 
     @property
+    def host_names(self) -> frozenset[str]:
+        """The names under which API and dashboard answer."""
+        return known_names(
+            api_host=self.api_host, public_url=self.public_url, backend_url=self.backend_url, more=self.hosts
+        )
+
+    @property
     def api_address(self) -> str:
-        """How others reach the API: `public_url`, else its own address."""
+        """How browsers reach the API: `public_url`, else its own address."""
         return (self.public_url or f"http://{self.api_host}:{self.api_port}").rstrip("/")
+
+    @property
+    def backend_address(self) -> str:
+        """How Label Studio reaches the API: `backend_url`, else as browsers do."""
+        return (self.backend_url or self.api_address).rstrip("/")
 
     def require_database_url(self) -> str:
         """The database in use, or `Unavailable` when nothing is configured and nothing runs."""
@@ -210,9 +308,9 @@ def clear_endpoints(state: Path) -> None:
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read (0600), whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # Neither a pid in its name (containers on one state share them) nor anything but 0600 from its first moment on.
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    temporary = Path(name)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -232,7 +330,8 @@ def _build(values: dict[str, Any]) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"
         remedy = f"correct {PREFIX}{name.upper()} or the line in {CONFIG_NAME}"
-        raise BadInput(f"setting {name}", first["msg"][:1].lower() + first["msg"][1:], remedy) from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"setting {name}", said[:1].lower() + said[1:], remedy) from None
 
 
 def _config_path() -> Path | None:

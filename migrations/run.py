@@ -9,6 +9,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from migrations.revisions import revisions
 
 
 def configuration(url: str) -> Config:
@@ -22,3 +26,23 @@ def configuration(url: str) -> Config:
 def upgrade(url: str, revision: str = "head") -> None:
     """Run every migration that is missing."""
     command.upgrade(configuration(url), revision)
+
+
+def newest_schema() -> str:
+    """The revision of the newest migration that this version has."""
+    return revisions()[0]
+
+
+def knows_schema(revision: str) -> bool:
+    """Whether this version has that migration; one that it has not was made by a newer version."""
+    return revision in revisions()
+
+
+def current_revision(url: str) -> str | None:
+    """The step at which a database stands; None before the first."""
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()

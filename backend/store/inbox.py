@@ -24,6 +24,12 @@ def keep(session: Session, *, project_id: int, dedupe_key: str, action: str, pay
     return session.scalar(statement) is not None
 
 
+def any_waiting(session: Session, project_id: int) -> bool:
+    """Whether something is not applied yet, so that a wake-up for it is on its way already."""
+    query = select(Inbox.id).where(Inbox.project_id == project_id, Inbox.applied_at.is_(None)).limit(1)
+    return session.scalar(query) is not None
+
+
 def waiting(session: Session, project_id: int, *, limit: int = 200) -> Sequence[Inbox]:
     """Deliveries not yet applied, oldest first."""
     return session.scalars(

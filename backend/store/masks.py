@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from backend.store.tables import Image, Mask, Tile
+from backend.store.images import tile_split
+from backend.store.tables import Image, Mask, Run, Tile
+
+# What a run that ended like this was shown, no model has learnt: its labels count again.
+WITHOUT_MODEL = ("failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,13 @@ class CurrentMask:
     first_run_id: int | None
     created_at: datetime
     reviewed_share: float
+    first_run_state: str | None
+    um_per_px: float | None = None
+
+    @property
+    def returned(self) -> bool:
+        """Whether only runs that ended without a model have seen it."""
+        return self.first_run_state in WITHOUT_MODEL
 
 
 def append(
@@ -37,8 +48,12 @@ def append(
     reviewed_share: float,
     annotation_id: int | None = None,
     prediction_id: int | None = None,
+    asked: bool = False,
 ) -> Mask | None:
-    """Add the next version, unless the newest version says the same; None then. Locks the tile's row meanwhile."""
+    """Add the next version, unless the newest version says the same; None then. Locks the tile's row meanwhile.
+
+    ``asked``: a person brings this very mask in, so that it counts also where it was imported before.
+    """
     session.execute(select(Tile.id).where(Tile.id == tile_id).with_for_update())
     newest = session.scalars(
         select(Mask).where(Mask.tile_id == tile_id).order_by(Mask.version.desc()).limit(1)
@@ -47,7 +62,7 @@ def append(
         same_source = newest.annotation_id == annotation_id
         if same_source and (newest.blob, newest.origin) == (blob, origin):
             return None
-    if origin == "imported" and _imported_before(session, tile_id, blob):
+    if origin == "imported" and not asked and _imported_before(session, tile_id, blob):
         return None  # registering a folder again must not lay its masks over what people drew since
     mask = Mask(
         tile_id=tile_id,
@@ -92,18 +107,28 @@ def current(session: Session, project_id: int) -> Sequence[CurrentMask]:
             Mask.blob,
             Tile.png_blob,
             Image.group_name,
-            Image.split,
+            tile_split,
             Mask.first_run_id,
             Mask.created_at,
             Mask.reviewed_share,
+            Run.state,
+            Image.um_per_px * Tile.scale,
         )
         .join(newest, (newest.c.tile_id == Mask.tile_id) & (newest.c.version == Mask.version))
         .join(Tile, Tile.id == Mask.tile_id)
         .join(Image, Image.id == Tile.image_id)
+        .outerjoin(Run, Run.id == Mask.first_run_id)
         .where(Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready", Mask.reviewed_share > 0)
         .order_by(Mask.tile_id)
     )
     return [CurrentMask(*values) for values in map(tuple, rows)]
+
+
+def newest_counting(session: Session, tile_id: int) -> Mask | None:
+    """The newest version of a tile's mask that is not withdrawn."""
+    return session.scalars(
+        select(Mask).where(Mask.tile_id == tile_id, Mask.withdrawn_at.is_(None)).order_by(Mask.version.desc()).limit(1)
+    ).one_or_none()
 
 
 def labelled_tile_ids(session: Session, project_id: int) -> frozenset[int]:
@@ -117,6 +142,21 @@ def labelled_tile_ids(session: Session, project_id: int) -> frozenset[int]:
     return frozenset(rows)
 
 
+def only_imported(session: Session, tile_ids: Sequence[int]) -> frozenset[int]:
+    """Of these tiles, those whose counting masks all came with the images: nobody has looked at them here."""
+    rows = session.execute(
+        select(Mask.tile_id, func.bool_and(Mask.origin == "imported"))
+        .where(Mask.tile_id.in_(tile_ids), Mask.withdrawn_at.is_(None))
+        .group_by(Mask.tile_id)
+    )
+    return frozenset(tile_id for tile_id, imported in rows if imported)
+
+
 def count_in_run(session: Session, run_id: int, mask_ids: Sequence[int]) -> None:
-    """Note which run used a mask first: so each label is counted by exactly one training set as new."""
-    session.execute(update(Mask).where(Mask.id.in_(mask_ids), Mask.first_run_id.is_(None)).values(first_run_id=run_id))
+    """Note which run used a mask first, so that each label is counted as new by exactly one training set.
+
+    A run that ended without a model does not count: the next one takes its place.
+    """
+    without_model = select(Run.id).where(Run.state.in_(WITHOUT_MODEL))
+    unlearnt = or_(Mask.first_run_id.is_(None), Mask.first_run_id.in_(without_model))
+    session.execute(update(Mask).where(Mask.id.in_(mask_ids), unlearnt).values(first_run_id=run_id))

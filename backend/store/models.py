@@ -34,9 +34,13 @@ def candidate_of(session: Session, run_id: int) -> Model | None:
 
 
 def promoted(session: Session, project_id: int) -> Sequence[Model]:
-    """Trained models that serve or have served, oldest first."""
+    """The starter and trained models that serve or have served, oldest first."""
     return session.scalars(
         select(Model)
-        .where(Model.project_id == project_id, Model.kind == "trained", Model.state.in_(("champion", "retired")))
+        .where(
+            Model.project_id == project_id,
+            Model.kind.in_(("starter", "trained")),
+            Model.state.in_(("champion", "retired")),
+        )
         .order_by(Model.id)
     ).all()

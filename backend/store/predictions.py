@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from backend.store.tables import Image, Model, Prediction, Region, Task, Tile
+from backend.store.tables import Image, Mask, Model, Prediction, Region, Task, Tile
 
 if TYPE_CHECKING:  # the API stores and reads predictions, and needs none of what finds regions
     from mpamatch.domain.regions import Region as FoundRegion
@@ -44,8 +44,8 @@ _DUE = text(
         FROM run r
         JOIN model m ON m.project_id = r.project_id
              AND (m.run_id = r.id OR m.state IN ('champion', 'retired'))
-        JOIN image i ON i.project_id = r.project_id AND i.split = 'audit' AND i.state = 'ready'
-        JOIN tile t ON t.image_id = i.id AND t.state = 'ready'
+        JOIN image i ON i.project_id = r.project_id AND i.state = 'ready'
+        JOIN tile t ON t.image_id = i.id AND t.state = 'ready' AND coalesce(t.split, i.split) = 'audit'
         JOIN mask k ON k.tile_id = t.id AND k.withdrawn_at IS NULL AND k.reviewed_share > 0
         WHERE r.state = 'judging'
     ) d ON d.tile_id = t.id
@@ -140,6 +140,13 @@ def keep(
         for r in regions
     )
     return True
+
+
+def forget(session: Session, prediction_id: int) -> None:
+    """Drop a prediction whose rasters are lost, with its regions, so that it is made again; masks forget its number."""
+    session.execute(update(Mask).where(Mask.prediction_id == prediction_id).values(prediction_id=None))
+    session.execute(delete(Region).where(Region.prediction_id == prediction_id))
+    session.execute(delete(Prediction).where(Prediction.id == prediction_id))
 
 
 def of(session: Session, tile_id: int, model_id: int) -> Prediction | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.store import events
 from backend.store.tables import Model, Project
 from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.policy import Policy
@@ -21,9 +23,19 @@ def slug(title: str) -> str:
 
 
 def create(
-    session: Session, *, title: str, classes: ClassSet, policy: Policy, seed: int, label_type: str = "brush"
+    session: Session,
+    *,
+    title: str,
+    classes: ClassSet,
+    policy: Policy,
+    seed: int,
+    label_type: str = "brush",
+    starter_blob: str | None = None,
 ) -> Project:
-    """A project with its blank champion, so that something serves at once. Raises BadInput or Conflict."""
+    """A project with a champion, so that something serves at once: the starter, or a blank model without its blob.
+
+    Raises BadInput or Conflict.
+    """
     if len(title.strip()) < 3:
         raise BadInput("project title", "is shorter than three characters", "Label Studio asks for three or more")
     key = slug(title)
@@ -39,10 +51,17 @@ def create(
     )
     session.add(project)
     session.flush()
-    blank = Model(project_id=project.id, version=f"{key}-m0", kind="blank", state="champion", provisional=True)
-    session.add(blank)
+    first = Model(
+        project_id=project.id,
+        version=f"{key}-m0",
+        kind="blank" if starter_blob is None else "starter",
+        blob=starter_blob,
+        state="champion",
+        provisional=True,
+    )
+    session.add(first)
     session.flush()
-    project.champion_id = blank.id
+    project.champion_id = first.id
     return project
 
 
@@ -89,3 +108,27 @@ def classes_of(project: Project) -> ClassSet:
 
 def policy_of(project: Project) -> Policy:
     return Policy.from_json(project.policy)
+
+
+def changed_policy(project: Project, changes: Mapping[str, Any]) -> Policy:
+    """The policy as it would be with some knobs changed. Raises BadInput."""
+    changed = Policy.from_json({**project.policy, **changes})
+    _ = changed.trigger, changed.gate  # these check their ranges
+    return changed
+
+
+def change_policy(session: Session, project: Project, changes: Mapping[str, Any], *, actor: str) -> Policy:
+    """Change some knobs of a project; the next decision follows them. Raises BadInput."""
+    changed = changed_policy(project, changes)
+    before = {name: project.policy.get(name) for name in changes}
+    project.policy = changed.to_json()
+    events.record(
+        session,
+        project_id=project.id,
+        actor=actor,
+        what="policy changed",
+        subject=f"project:{project.id}",
+        before=before,
+        after=dict(changes),
+    )
+    return changed

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
+from backend.store import leases
+from backend.store.images import tile_split
 from backend.store.tables import Annotation, Image, Mask, Prediction, Project, QueueEntry, Region, Task, Tile
 from mpamatch.domain.ranking import RankedTile, RegionFacts, TileFacts
 
@@ -32,18 +34,15 @@ class Listed:
 
 
 def candidates(session: Session, project_id: int, model_id: int) -> list[TileFacts]:
-    """Every tile that may be asked for: ready, predicted by the model, not labelled, not skipped; with its regions."""
-    labelled = select(Mask.id).where(Mask.tile_id == Tile.id, Mask.withdrawn_at.is_(None)).exists()
-    answered = (
-        select(Annotation.id)
-        .where(Annotation.tile_id == Tile.id, Annotation.state.in_(("present", "skipped", "quarantined")))
-        .exists()
-    )
+    """Every tile that may be asked for: ready, predicted by the model, not labelled, not skipped; with its regions.
+
+    Once no train tile is left without a mask, those whose mask only came with the images are asked for, to review.
+    """
     rows = session.execute(
-        select(Tile.id, Tile.image_id, Image.group_name, Image.split, Prediction.id)
+        select(Tile.id, Tile.image_id, Image.group_name, tile_split, Prediction.id)
         .join(Image, Image.id == Tile.image_id)
         .join(Prediction, (Prediction.tile_id == Tile.id) & (Prediction.model_id == model_id))
-        .where(Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready", ~labelled, ~answered)
+        .where(Tile.project_id == project_id, _may_be_asked(session, project_id))
         .order_by(Tile.id)
     ).all()
     regions = _regions(session, project_id, model_id)
@@ -51,6 +50,27 @@ def candidates(session: Session, project_id: int, model_id: int) -> list[TileFac
         TileFacts(tile_id=tile, image_id=image, group=group, split=split, regions=tuple(regions.get(prediction, ())))
         for tile, image, group, split, prediction in rows
     ]
+
+
+def _may_be_asked(session: Session, project_id: int) -> ColumnElement[bool]:
+    """The condition on tile and image; it depends on whether a train tile is left that nobody labelled."""
+    ready = and_(Tile.state == "ready", Image.state == "ready", ~_answered(Tile.id))
+    masked = select(Mask.id).where(Mask.tile_id == Tile.id, Mask.withdrawn_at.is_(None))
+    unlabelled = and_(ready, ~masked.exists())
+    left = (
+        select(Tile.id)
+        .join(Image, Image.id == Tile.image_id)
+        .where(Tile.project_id == project_id, tile_split == "train", unlabelled)
+        .limit(1)
+    )
+    if session.scalar(left) is not None:
+        return unlabelled
+    return or_(unlabelled, and_(ready, tile_split == "train", ~masked.where(Mask.origin != "imported").exists()))
+
+
+def _answered(tile_id: Any) -> ColumnElement[bool]:
+    states = ("present", "skipped", "quarantined")
+    return select(Annotation.id).where(Annotation.tile_id == tile_id, Annotation.state.in_(states)).exists()
 
 
 def _regions(session: Session, project_id: int, model_id: int) -> dict[int, list[RegionFacts]]:
@@ -125,16 +145,14 @@ def write_generation(
     ]
     for start in range(0, len(rows), 1000):
         session.execute(insert(QueueEntry), rows[start : start + 1000])
-    # What was labelled while the ranking was computed is closed again before anybody can see the new order.
-    answered = (
-        select(Annotation.id)
-        .where(Annotation.tile_id == QueueEntry.tile_id, Annotation.state.in_(("present", "skipped", "quarantined")))
-        .exists()
-    )
+    # From here to the flip nobody claims or closes; what was held, left out or labelled meanwhile comes along.
+    live = leases.hold_order(session, project.id, to_change=True)
+    leases.take_over(session, project.id, before=live, after=generation)
+    answered = _answered(QueueEntry.tile_id)
     session.execute(
         update(QueueEntry)
         .where(QueueEntry.project_id == project.id, QueueEntry.generation == generation, answered)
-        .values(state="done")
+        .values(state="done", lease_holder=None, lease_until=None)
     )
     project.queue_generation = generation
     project.ranked_model_id = model_id
@@ -157,7 +175,7 @@ def size(session: Session, project: Project) -> int:
 
 
 def head(session: Session, project: Project, n: int) -> Sequence[QueueEntry]:
-    """The first entries that wait for a label and whose picture can be shown."""
+    """The first entries that wait for a label, that no person holds, and whose picture can be shown."""
     return session.scalars(
         select(QueueEntry)
         .join(Tile, Tile.id == QueueEntry.tile_id)
@@ -166,11 +184,36 @@ def head(session: Session, project: Project, n: int) -> Sequence[QueueEntry]:
             Image.state == "ready",
             QueueEntry.project_id == project.id,
             QueueEntry.generation == project.queue_generation,
-            QueueEntry.state.in_(WAITING),
+            _for_label_studio(),
         )
         .order_by(QueueEntry.rank)
         .limit(n)
     ).all()
+
+
+def _for_label_studio() -> ColumnElement[bool]:
+    return or_(
+        QueueEntry.state == "open",
+        and_(QueueEntry.state == "leased", QueueEntry.lease_holder == IN_LABEL_STUDIO),
+    )
+
+
+def reserve(session: Session, project_id: int, tile_ids: Sequence[int]) -> frozenset[int]:
+    """Those of some tiles that Label Studio may show, leased to it: before their tasks are made, so that what a person
+    claimed since the head was planned does not get one."""
+    generation = leases.hold_order(session, project_id)
+    taken = session.scalars(
+        update(QueueEntry)
+        .where(
+            QueueEntry.project_id == project_id,
+            QueueEntry.generation == generation,
+            QueueEntry.tile_id.in_(tile_ids),
+            _for_label_studio(),
+        )
+        .values(state="leased", lease_holder=IN_LABEL_STUDIO, lease_until=None)
+        .returning(QueueEntry.tile_id)
+    )
+    return frozenset(taken)
 
 
 def of_tiles(session: Session, project: Project, tile_ids: Sequence[int]) -> dict[int, QueueEntry]:
@@ -188,11 +231,12 @@ def set_state(
     session: Session, project: Project, tile_ids: Sequence[int], state: str, *, holder: str | None = None
 ) -> None:
     """Move the live entries of some tiles; a tile without an entry is no error."""
+    generation = leases.hold_order(session, project.id)
     session.execute(
         update(QueueEntry)
         .where(
             QueueEntry.project_id == project.id,
-            QueueEntry.generation == project.queue_generation,
+            QueueEntry.generation == generation,
             QueueEntry.tile_id.in_(tile_ids),
             QueueEntry.state != state,
         )
@@ -211,14 +255,11 @@ def unranked(session: Session, project: Project) -> bool:
         )
         .exists()
     )
-    labelled = select(Mask.id).where(Mask.tile_id == Tile.id, Mask.withdrawn_at.is_(None)).exists()
-    answered = select(Annotation.id).where(Annotation.tile_id == Tile.id, Annotation.state != "deleted").exists()
     query = (
         select(Tile.id)
         .join(Prediction, (Prediction.tile_id == Tile.id) & (Prediction.model_id == project.champion_id))
         .join(Image, Image.id == Tile.image_id)
-        .where(Tile.project_id == project.id, Tile.state == "ready", Image.state == "ready")
-        .where(~entry, ~labelled, ~answered)
+        .where(Tile.project_id == project.id, ~entry, _may_be_asked(session, project.id))
         .limit(1)
     )
     return session.scalar(query) is not None
@@ -227,7 +268,7 @@ def unranked(session: Session, project: Project) -> bool:
 def listing(session: Session, project: Project, n: int) -> list[Listed]:
     """The queue from its first waiting entry, in the order in which Label Studio serves it."""
     rows = session.execute(
-        select(QueueEntry, Image.uri, Image.split, Task.ls_task_id)
+        select(QueueEntry, Image.uri, tile_split, Task.ls_task_id)
         .join(Tile, Tile.id == QueueEntry.tile_id)
         .join(Image, Image.id == Tile.image_id)
         .outerjoin(Task, (Task.tile_id == Tile.id) & (Task.state == "live"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from backend.store import events
@@ -25,6 +26,20 @@ def latest(session: Session, project_id: int) -> Run | None:
     return session.scalars(
         select(Run).where(Run.project_id == project_id).order_by(Run.id.desc()).limit(1)
     ).one_or_none()
+
+
+def without_model_in_row(session: Session, project_id: int) -> int:
+    """How many runs ended without a model since the last one that was done."""
+    done = select(func.max(Run.id)).where(Run.project_id == project_id, Run.state == "done").scalar_subquery()
+    query = select(func.count()).where(
+        Run.project_id == project_id, Run.state.in_(("failed", "cancelled")), Run.id > func.coalesce(done, 0)
+    )
+    return session.scalar(query) or 0
+
+
+def folder(state: Path, run: Run) -> Path:
+    """Where a run works under the state folder: its snapshot, progress, log, checkpoint and model."""
+    return state / "runs" / f"{run.version}-r{run.id}"
 
 
 def by_number(session: Session, project_id: int, number: int) -> Run:
@@ -80,6 +95,11 @@ def heartbeat(
     return bool(cancelled)
 
 
+def cancel_wanted(session: Session, run_id: int) -> bool:
+    """Whether a person asked for its end; cheap enough to be asked every second."""
+    return bool(session.scalar(select(Run.cancel_requested).where(Run.id == run_id)))
+
+
 def release_dead(session: Session, *, now: datetime, alive: Callable[[str], bool]) -> int:
     """End the leases of holders that are known to be dead, so that nobody waits for them to expire."""
     training = session.scalars(
@@ -107,14 +127,14 @@ def end_cancelled(session: Session, *, now: datetime) -> int:
     return len(left)
 
 
-def due(session: Session, *, now: datetime) -> bool:
-    """Whether a run waits for a worker, or its worker has gone silent."""
-    query = select(Run.id).where(
+def due(session: Session, *, now: datetime) -> int:
+    """How many runs wait for a worker, or have one that has gone silent."""
+    query = select(func.count(Run.id)).where(
         or_(Run.state == "queued", Run.state == "training"),
         or_(Run.lease_until.is_(None), Run.lease_until < now),
         Run.cancel_requested.is_(False),
     )
-    return session.scalar(query.limit(1)) is not None
+    return session.scalar(query) or 0
 
 
 def held(session: Session, run_id: int, attempt: int) -> Run:

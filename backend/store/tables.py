@@ -7,7 +7,7 @@ beside this one make them.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, time
 from typing import Any
 
 from sqlalchemy import (
@@ -23,12 +23,15 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Text,
+    Time,
     UniqueConstraint,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from mpamatch.domain.tiling import Box, tile_size
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -56,6 +59,7 @@ class Base(DeclarativeBase):
         bool: Boolean,
         bytes: LargeBinary,
         datetime: DateTime(timezone=True),
+        time: Time(),
         dict[str, Any]: JSONB,
         list[Any]: JSONB,
         list[int]: ARRAY(BigInteger),
@@ -65,7 +69,12 @@ class Base(DeclarativeBase):
 
 
 class Project(Base):
-    """Classes, policy, the champion, the live queue generation and the Label Studio connection."""
+    """Classes, policy, the champion, the live queue generation and the Label Studio connection.
+
+    ``ls_controls``: what the controls of an adopted project are called, None for our own configuration;
+    ``ls_elsewhere``: it was adopted from a Label Studio that is not this installation's; ``ls_problem``: what waits for
+    a person's decision there.
+    """
 
     __tablename__ = "project"
     __table_args__ = (UniqueConstraint("key"), one_of("label_type", "brush", "bitmask", "polygon"))
@@ -88,6 +97,10 @@ class Project(Base):
     ls_model_version: Mapped[str | None]
     ls_cursor: Mapped[datetime | None]
     ls_compared_at: Mapped[datetime | None]
+    ls_controls: Mapped[dict[str, Any] | None]
+    ls_elsewhere: Mapped[bool] = mapped_column(server_default="false")
+    ls_problem: Mapped[str | None]
+    group_pattern: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -115,12 +128,17 @@ class Image(Base):
 
 
 class Tile(Base):
-    """A fixed square of an image: the unit a person labels. ``png_blob``: its picture, one to one with mask pixels."""
+    """A fixed square of an image: the unit a person labels. ``png_blob``: its picture, one to one with mask pixels.
+
+    The box is in level-0 pixels, ``scale`` level-0 pixels per pixel of the picture. ``split`` is empty unless it is
+    another than the image's: the audit block of a single slide. `backend.store.images.tile_split` is what counts.
+    """
 
     __tablename__ = "tile"
     __table_args__ = (
         UniqueConstraint("image_id", "x_px", "y_px", "width_px", "height_px"),
         one_of("state", "ready", "artefact"),
+        one_of("split", "train", "audit"),
         Index("ix_tile_lease", "lease_until"),
     )
 
@@ -132,11 +150,22 @@ class Tile(Base):
     height_px: Mapped[int]
     scale: Mapped[float]
     tissue_share: Mapped[float]
+    split: Mapped[str | None]
     png_blob: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="ready")
     wanted_at: Mapped[datetime | None]
     lease_holder: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+
+    @property
+    def box(self) -> Box:
+        """Where it lies, in level-0 pixels."""
+        return Box(self.x_px, self.y_px, self.width_px, self.height_px)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height) of its picture, and so of its masks and predictions."""
+        return tile_size(self.box, self.scale)
 
 
 class Model(Base):
@@ -199,7 +228,10 @@ class Region(Base):
 
 
 class QueueEntry(Base):
-    """One tile with its ordered regions at its rank in one generation, and what the ranking added."""
+    """One tile with its ordered regions at its rank in one generation, and what the ranking added.
+
+    ``skip_reason``: set when a person left it out through the queue itself; such a skip outlives a new ranking.
+    """
 
     __tablename__ = "queue_entry"
     __table_args__ = (
@@ -214,6 +246,7 @@ class QueueEntry(Base):
             "rank",
             postgresql_where=text("state IN ('open', 'leased')"),
         ),
+        Index("ix_queue_entry_lease_until", "lease_until", postgresql_where=text("lease_until IS NOT NULL")),
     )
 
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
@@ -231,6 +264,9 @@ class QueueEntry(Base):
     state: Mapped[str] = mapped_column(server_default="open")
     lease_holder: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    # The fencing token: each claim raises it, so that a holder whose lease ran out cannot speak for the next one.
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    skip_reason: Mapped[str | None]
 
 
 class Task(Base):
@@ -352,16 +388,45 @@ class Run(Base):
     cancel_requested: Mapped[bool] = mapped_column(server_default="false")
     progress: Mapped[dict[str, Any] | None]
     metrics: Mapped[dict[str, Any] | None]
+    curves_blob: Mapped[str | None]
     problem: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
 
+class Schedule(Base):
+    """When a project trains by the clock, and when it must not: one row per project. Without ``cron``, quiet hours
+    alone. ``next_due_at`` is the truth about what fires next; whoever moves it answers the period."""
+
+    __tablename__ = "schedule"
+    __table_args__ = (
+        UniqueConstraint("project_id"),
+        CheckConstraint("(cron IS NULL) = (next_due_at IS NULL)", name="due"),
+        CheckConstraint("(quiet_start IS NULL) = (quiet_end IS NULL)", name="quiet"),
+    )
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    cron: Mapped[str | None]
+    tz: Mapped[str]
+    quiet_start: Mapped[time | None]
+    quiet_end: Mapped[time | None]
+    always: Mapped[bool] = mapped_column(server_default="false")
+    next_due_at: Mapped[datetime | None]
+    last_fired_at: Mapped[datetime | None]
+    last_outcome: Mapped[str | None]
+    last_outcome_at: Mapped[datetime | None]
+
+
 class Event(Base):
-    """Append-only audit log: who did what to which row."""
+    """Append-only audit log: who did what to which row. ``seal``: its hash in its project's chain, set afterwards."""
 
     __tablename__ = "event"
+    __table_args__ = (
+        CheckConstraint("(seal_number IS NULL) = (seal IS NULL)", name="sealed"),
+        Index("uq_event_seal", "project_id", "seal_number", unique=True),
+        Index("ix_event_unsealed", "project_id", "id", postgresql_where=text("seal_number IS NULL")),
+    )
 
     project_id: Mapped[int | None] = mapped_column(ForeignKey("project.id"), index=True)
     at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -370,3 +435,56 @@ class Event(Base):
     subject: Mapped[str]
     before: Mapped[dict[str, Any] | None]
     after: Mapped[dict[str, Any] | None]
+    seal_number: Mapped[int | None]
+    seal: Mapped[str | None]
+
+
+class Token(Base):
+    """A key to the API: who it was made for, what it may do, and a digest from which it cannot be had back.
+
+    ``key_id`` is the public half, by which the row is found; ``digest`` is the SHA-256 of the whole token.
+    """
+
+    __tablename__ = "token"
+    __table_args__ = (
+        UniqueConstraint("key_id"),
+        one_of("role", "viewer", "annotator", "operator"),
+        CheckConstraint("octet_length(digest) = 32", name="digest"),
+    )
+
+    key_id: Mapped[str]
+    name: Mapped[str]
+    role: Mapped[str]
+    digest: Mapped[bytes]
+    project_id: Mapped[int | None] = mapped_column(ForeignKey("project.id"))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Session(Base):
+    """One browser at the dashboard; ``digest`` is the SHA-256 of what its cookie holds. Without ``token_id`` it was
+    opened with the token of the state folder."""
+
+    __tablename__ = "session"
+    __table_args__ = (UniqueConstraint("digest"), Index("ix_session_opened_at", "opened_at"))
+
+    digest: Mapped[bytes]
+    token_id: Mapped[int | None] = mapped_column(ForeignKey("token.id"))
+    opened_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
+class Reply(Base):
+    """What a write with an ``Idempotency-Key`` was answered, to be said again when the same write comes again."""
+
+    __tablename__ = "reply"
+    __table_args__ = (UniqueConstraint("token_id", "idempotency_key"), Index("ix_reply_created_at", "created_at"))
+
+    token_id: Mapped[int] = mapped_column(ForeignKey("token.id"))
+    idempotency_key: Mapped[str]
+    request_digest: Mapped[bytes]
+    status: Mapped[int | None]
+    body: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from backend.store.tables import Task
+from backend.store.tables import Annotation, Task
 
 
 def live(session: Session, project_id: int) -> Sequence[Task]:
@@ -16,6 +16,12 @@ def live(session: Session, project_id: int) -> Sequence[Task]:
     return session.scalars(
         select(Task).where(Task.project_id == project_id, Task.state == "live").order_by(Task.ls_task_id)
     ).all()
+
+
+def any_there(session: Session, project_id: int) -> bool:
+    """Whether a task of the project is in Label Studio."""
+    there = select(Task.id).where(Task.project_id == project_id, Task.state != "gone").limit(1)
+    return session.scalar(there) is not None
 
 
 def live_now(session: Session, numbers: Collection[int]) -> Sequence[Task]:
@@ -50,6 +56,48 @@ def tiles_by_ls_id(session: Session, project_id: int, ls_task_ids: Collection[in
         Task.project_id == project_id, Task.ls_task_id.in_(sorted(ls_task_ids))
     )
     return {row[0]: row[1] for row in session.execute(query)}
+
+
+def held_numbers(session: Session, project_id: int, ls_task_ids: Collection[int]) -> dict[int, int]:
+    """The tile behind each of some Label Studio tasks that are there as far as we know."""
+    query = select(Task.ls_task_id, Task.tile_id).where(
+        Task.project_id == project_id, Task.ls_task_id.in_(sorted(ls_task_ids)), Task.state != "gone"
+    )
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def uploaded_numbers(session: Session, project_id: int, ls_task_ids: Collection[int]) -> frozenset[int]:
+    """Those of some Label Studio tasks that a person made and that we took in."""
+    query = select(Task.ls_task_id).where(
+        Task.project_id == project_id,
+        Task.ls_task_id.in_(sorted(ls_task_ids)),
+        Task.state != "gone",
+        Task.origin == "uploaded",
+    )
+    return frozenset(session.scalars(query))
+
+
+def free_numbers(session: Session, project_id: int, tiles: Mapping[int, int]) -> list[int]:
+    """Part earlier tasks from numbers that Label Studio gave again, to the tasks of ``tiles`` (by number).
+
+    On SQLite it numbers an import from its highest task that is left, so a removed last one's number comes again. The
+    earlier row is gone and keeps its labels under a number that no server gives. Returns the tiles of rows that waited.
+    """
+    query = select(Task).where(Task.project_id == project_id, Task.ls_task_id.in_(sorted(tiles)))
+    waited = []
+    for row in session.scalars(query).all():
+        if row.state != "gone" and row.tile_id == tiles[row.ls_task_id]:
+            continue
+        if row.state == "live":
+            waited.append(row.tile_id)
+        session.execute(
+            update(Annotation)
+            .where(Annotation.project_id == project_id, Annotation.ls_task_id == row.ls_task_id)
+            .values(ls_task_id=-row.id)
+        )
+        row.state, row.ls_task_id = "gone", -row.id
+    session.flush()
+    return waited
 
 
 def of_tile(session: Session, tile_id: int) -> Task | None:

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from backend.actions.open_run import open_run, request_run
-from backend.store import projects, runs
+from backend.store import masks, projects, runs
 from backend.store.tables import Run
 from mpamatch.domain.policy import Policy
 from mpamatch.errors import Conflict
@@ -50,22 +50,52 @@ def test_a_project_has_one_open_run_whoever_asks(made: Installation) -> None:
         )
 
 
-def test_labels_made_meanwhile_go_to_the_next_run_and_none_is_counted_twice(made: Installation) -> None:
-    _queued(made)
-    add_images(made, train=6, audit=0, masked=True, first=100)
+def _end(made: Installation, run: Run, *states: str) -> None:
     with made.database.transaction() as session:
-        run = runs.claim_training(session, now=NOW, holder="w", lease_s=60)
-        assert run is not None
-        runs.move(session, run, "failed", actor="test")
+        for state in states:
+            runs.move(session, session.get_one(Run, run.id), state, actor="test")
+
+
+def _first_runs(made: Installation) -> set[int | None]:
+    with made.database.transaction() as session:
+        return {m.first_run_id for m in masks.current(session, made.project_id)}
+
+
+def test_labels_made_meanwhile_go_to_the_next_run_and_none_is_counted_twice(made: Installation) -> None:
+    first = _queued(made)
+    add_images(made, train=6, audit=0, masked=True, first=100)
+    _end(made, first, "training", "judging", "done")
     second = _queued(made)
     assert second.number == 2
-    third, decision = open_run(made.database, made.blobs, made.project_id, now=LATER)
-    assert third is None
-    with made.database.transaction() as session:
-        runs.move(session, session.get_one(Run, second.id), "cancelled", actor="test")
+    assert open_run(made.database, made.blobs, made.project_id, now=LATER)[0] is None
+    _end(made, second, "training", "judging", "done")
     third, decision = open_run(made.database, made.blobs, made.project_id, now=LATER)
     assert third is None
     assert decision.reasons[0].startswith("0 tiles changed")
+    assert _first_runs(made) == {first.id, second.id}
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_labels_of_a_run_without_a_model_count_again_with_one_new_change(made: Installation, state: str) -> None:
+    first = _queued(made)
+    _end(made, first, state)
+    again, decision = open_run(made.database, made.blobs, made.project_id, now=LATER)
+    assert again is None, "it would fail again at once, and again"
+    assert decision.reasons[0].startswith("6 tiles of runs that ended without a model")
+    add_images(made, train=1, audit=0, masked=True, first=100)
+    second = _queued(made)
+    assert _first_runs(made) == {second.id}, "the ledger names the run that may learn from them"
+    _end(made, second, state)
+    add_images(made, train=1, audit=0, masked=True, first=101)
+    again, decision = open_run(made.database, made.blobs, made.project_id, now=LATER)
+    assert again is None
+    assert decision.reasons[1].startswith("2 tiles changed anew")
+    add_images(made, train=1, audit=0, masked=True, first=102)
+    third = _queued(made)
+    _end(made, third, "training", "judging", "done")
+    with made.database.transaction() as session:
+        assert runs.without_model_in_row(session, made.project_id) == 0
+    assert _first_runs(made) == {third.id}
 
 
 def test_a_request_by_hand_waits_for_the_open_run_and_is_then_taken(made: Installation) -> None:

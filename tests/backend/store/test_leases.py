@@ -1,0 +1,239 @@
+"""Tiles that people hold: never the same one for two, and none lost when somebody goes away."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from backend.actions.rank_queue import rank_queue
+from backend.store import leases, projects, queue
+from backend.store.tables import Event, Image, QueueEntry, Tile
+from mpamatch.domain.ranking import RankedTile
+from mpamatch.errors import Conflict
+from tests.builders import Installation, installation, predict_all
+from tests.reliability.fault_log import FaultLog
+
+pytestmark = pytest.mark.database
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LEASE_S = 60.0
+LATER = NOW + timedelta(seconds=LEASE_S + 1)
+
+
+@pytest.fixture
+def made(database_url: str, tmp_path: Path) -> Installation:
+    """A ranked queue of 12 tiles that nobody holds."""
+    made = installation(database_url, tmp_path / "state", train=9, audit=3)
+    with made.database.transaction() as session:
+        champion = projects.champion(session, projects.get(session, made.project_id))
+    predict_all(made, champion)
+    rank_queue(made.database, made.project_id)
+    return made
+
+
+def claim(made: Installation, holder: str, *, count: int = 1, now: datetime = NOW) -> list[QueueEntry]:
+    with made.database.transaction() as session:
+        return list(leases.claim(session, made.project_id, holder=holder, count=count, now=now, lease_s=LEASE_S))
+
+
+def entry(made: Installation, tile_id: int) -> QueueEntry:
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        return queue.of_tiles(session, project, [tile_id])[tile_id]
+
+
+def rank_anew(made: Installation) -> None:
+    """The same order once more, as a new generation."""
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        champion = projects.champion(session, project)
+        live = session.scalars(
+            select(QueueEntry)
+            .where(QueueEntry.project_id == project.id, QueueEntry.generation == project.queue_generation)
+            .order_by(QueueEntry.rank)
+        )
+        ranked = [
+            RankedTile(
+                rank=e.rank,
+                tile_id=e.tile_id,
+                region_ids=tuple(e.region_ids),
+                score=e.score,
+                noise=e.noise,
+                stratum=e.stratum,  # type: ignore[arg-type]
+                propensity=e.propensity,
+                reasons=tuple(e.reasons),
+            )
+            for e in live
+        ]
+        queue.write_generation(session, project, ranked, model_id=champion.id, round_number=1, config_hash="x")
+
+
+def test_two_annotators_who_ask_at_once_never_get_the_same_tile(made: Installation, log: FaultLog) -> None:
+    """Row 19 of the faults: eight ask at the same time, again and again, until nothing is left."""
+
+    def ask(number: int) -> list[int]:
+        mine: list[int] = []
+        while got := claim(made, f"person-{number}"):
+            mine += [e.tile_id for e in got]
+        return mine
+
+    with ThreadPoolExecutor(8) as people:
+        taken = [tile_id for mine in people.map(ask, range(8)) for tile_id in mine]
+    assert sorted(taken) == sorted(tile.id for tile in made.tiles())
+    log.recovered(row=19, fault="8 ask at once until nothing is left", seen=f"{len(taken)} tiles, each given once")
+
+
+def test_the_best_tile_comes_first_and_its_lease_says_until_when(made: Installation) -> None:
+    first, second = claim(made, "a", count=2)
+    assert (first.rank, second.rank) == (1, 2)
+    assert (first.state, first.lease_holder, first.attempt) == ("leased", "a", 1)
+    assert first.lease_until == NOW + timedelta(seconds=LEASE_S)
+
+
+def test_a_lease_that_ran_out_during_the_edit_fences_its_late_holder_off(made: Installation, log: FaultLog) -> None:
+    """Row 19: A's time is over, B gets the tile; whatever A says afterwards is a conflict and changes nothing."""
+    (mine,) = claim(made, "a")
+    (theirs,) = claim(made, "b", now=LATER)
+    assert (theirs.tile_id, theirs.attempt) == (mine.tile_id, mine.attempt + 1)
+    late = {"holder": "a", "attempt": mine.attempt, "now": LATER}
+    for act in (
+        lambda session: leases.renew(session, made.project_id, mine.tile_id, lease_s=LEASE_S, **late),
+        lambda session: leases.release(session, made.project_id, mine.tile_id, **late),
+        lambda session: leases.skip(session, made.project_id, mine.tile_id, reason="no tissue", **late),
+    ):
+        with pytest.raises(Conflict, match="keep the work"), made.database.transaction() as session:
+            act(session)
+    held = entry(made, mine.tile_id)
+    assert (held.state, held.lease_holder, held.attempt) == ("leased", "b", 2)
+    seen = "renew, release and skip of the first are conflicts that say to keep the work; the second holds the tile"
+    log.recovered(row=19, fault="a lease runs out during the edit, and another one gets the tile", seen=seen)
+
+
+def test_the_same_person_in_two_windows_is_fenced_by_the_attempt(made: Installation) -> None:
+    (old,) = claim(made, "a")
+    (new,) = claim(made, "a", now=LATER)
+    assert new.tile_id == old.tile_id
+    with pytest.raises(Conflict), made.database.transaction() as session:
+        leases.release(session, made.project_id, old.tile_id, holder="a", attempt=old.attempt, now=LATER)
+    with made.database.transaction() as session:
+        leases.release(session, made.project_id, new.tile_id, holder="a", attempt=new.attempt, now=LATER)
+    assert entry(made, new.tile_id).state == "open"
+
+
+def test_a_renewed_lease_lasts_and_an_ended_one_cannot_be_renewed(made: Installation) -> None:
+    (mine,) = claim(made, "a")
+    say = {"holder": "a", "attempt": mine.attempt, "lease_s": LEASE_S}
+    with made.database.transaction() as session:
+        leases.renew(session, made.project_id, mine.tile_id, now=NOW + timedelta(seconds=50), **say)
+    (other,) = claim(made, "b", now=LATER)
+    assert other.tile_id != mine.tile_id
+    with pytest.raises(Conflict), made.database.transaction() as session:
+        leases.renew(session, made.project_id, mine.tile_id, now=NOW + timedelta(seconds=111), **say)
+
+
+def test_the_sweep_opens_what_nobody_came_back_for(made: Installation) -> None:
+    (mine,) = claim(made, "a")
+    with made.database.transaction() as session:
+        assert leases.end_expired(session, now=NOW + timedelta(seconds=30)) == 0
+        assert leases.end_expired(session, now=LATER) == 1
+    ended = entry(made, mine.tile_id)
+    assert (ended.state, ended.lease_holder, ended.lease_until, ended.attempt) == ("open", None, None, 1)
+
+
+def test_what_label_studio_shows_is_never_handed_out(made: Installation) -> None:
+    shown = [tile.id for tile in made.tiles()][:5]
+    with made.database.transaction() as session:
+        assert queue.reserve(session, made.project_id, shown) == set(shown)
+    taken = [e.tile_id for e in claim(made, "a", count=50, now=NOW + timedelta(days=365))]
+    assert len(taken) == 7
+    assert not set(taken) & set(shown)
+
+
+def test_what_a_person_holds_is_not_shown_in_label_studio(made: Installation) -> None:
+    (mine,) = claim(made, "a")
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        assert mine.tile_id not in [e.tile_id for e in queue.head(session, project, 50)]
+        # Claimed after the head was planned, and before its task would have been made.
+        assert queue.reserve(session, made.project_id, [mine.tile_id]) == set()
+    assert entry(made, mine.tile_id).lease_holder == "a"
+
+
+def test_a_new_order_keeps_what_is_held_and_what_was_left_out(made: Installation) -> None:
+    held, left_out, back = claim(made, "a", count=3)
+    with made.database.transaction() as session:
+        say = {"holder": "a", "now": NOW}
+        leases.skip(session, made.project_id, left_out.tile_id, attempt=1, reason="out of focus", **say)
+        leases.release(session, made.project_id, back.tile_id, attempt=1, **say)
+    for _ in range(2):
+        rank_anew(made)
+    assert (entry(made, held.tile_id).state, entry(made, held.tile_id).lease_holder) == ("leased", "a")
+    assert (entry(made, left_out.tile_id).state, entry(made, left_out.tile_id).skip_reason) == (
+        "skipped",
+        "out of focus",
+    )
+    assert entry(made, back.tile_id).attempt == 1
+    with made.database.transaction() as session:
+        leases.renew(session, made.project_id, held.tile_id, holder="a", attempt=1, now=NOW, lease_s=LEASE_S)
+    assert left_out.tile_id not in [e.tile_id for e in claim(made, "b", count=50)]
+
+
+def test_claims_during_a_new_ranking_are_not_lost(made: Installation, log: FaultLog) -> None:
+    """Five take tiles while the order is replaced over and over: each tile still goes to one of them."""
+
+    def ask(number: int) -> list[int]:
+        return [e.tile_id for _ in range(2) for e in claim(made, f"person-{number}")]
+
+    with ThreadPoolExecutor(6) as people:
+        ranking = people.submit(lambda: [rank_anew(made) for _ in range(5)])
+        taken = [tile_id for mine in people.map(ask, range(5)) for tile_id in mine]
+        ranking.result()
+    assert len(taken) == len(set(taken)) == 10
+    assert {entry(made, tile_id).state for tile_id in taken} == {"leased"}
+    seen = f"{len(taken)} tiles, each given once and still held by the one who got it"
+    log.recovered(row=19, fault="5 take tiles while the order is replaced 5 times", seen=seen)
+
+
+def test_a_labelled_tile_leaves_the_one_who_held_it_with_a_conflict(made: Installation) -> None:
+    (mine,) = claim(made, "a")
+    with made.database.transaction() as session:
+        queue.set_state(session, projects.get(session, made.project_id), [mine.tile_id], "done")
+    with pytest.raises(Conflict), made.database.transaction() as session:
+        leases.release(session, made.project_id, mine.tile_id, holder="a", attempt=1, now=NOW)
+    assert entry(made, mine.tile_id).state == "done"
+
+
+def test_an_image_that_was_set_aside_is_not_handed_out(made: Installation) -> None:
+    with made.database.transaction() as session:
+        tile = made.tiles()[0]
+        session.get_one(Image, tile.image_id).state = "quarantined"
+    assert tile.id not in [e.tile_id for e in claim(made, "a", count=50)]
+
+
+def test_each_move_leaves_who_did_it(made: Installation) -> None:
+    (mine,) = claim(made, "token:abc")
+    with made.database.transaction() as session:
+        leases.skip(session, made.project_id, mine.tile_id, holder="token:abc", attempt=1, reason="blurred", now=NOW)
+        seen = session.execute(
+            select(Event.actor, Event.what, Event.after).where(Event.subject == f"queue_entry:{mine.id}")
+        ).all()
+    assert [(actor, what) for actor, what, _ in seen] == [
+        ("token:abc", "entry leased"),
+        ("token:abc", "entry skipped"),
+    ]
+    assert seen[1][2]["reason"] == "blurred"
+
+
+def test_another_projects_tile_is_not_in_this_queue(made: Installation) -> None:
+    (mine,) = claim(made, "a")
+    with pytest.raises(Conflict), made.database.transaction() as session:
+        leases.release(session, made.project_id + 1, mine.tile_id, holder="a", attempt=1, now=NOW)
+    assert {t.project_id for t in _tiles(made, [mine.tile_id])} == {made.project_id}
+
+
+def _tiles(made: Installation, ids: list[int]) -> list[Tile]:
+    with made.database.transaction() as session:
+        return list(session.scalars(select(Tile).where(Tile.id.in_(ids))))
