@@ -18,16 +18,17 @@ from sqlalchemy.orm import Session
 from backend.actions import show_tile
 from backend.labelstudio.results import MaskReading, result_to_mask
 from backend.store import events, masks, predictions, projects, queue, tasks
-from backend.store.blobs import BlobFolder
+from backend.store.blobs import BlobStore
 from backend.store.sessions import Database
 from backend.store.tables import Annotation, Project, Task, Tile
+from mpamatch.domain.classes import ClassSet
 from mpamatch.errors import BadInput, NotFound
 from mpamatch.files.rasters import encode_raster
 
 
 def collect_task(
     database: Database,
-    blobs: BlobFolder,
+    blobs: BlobStore,
     project_id: int,
     ls_task: dict[str, Any],
     *,
@@ -40,8 +41,8 @@ def collect_task(
     """
     with database.transaction() as session:
         task = tasks.by_ls_id(session, project_id, int(ls_task["id"]))
-        if task is None:
-            return 0
+        if task is None or show_tile.tile_of(ls_task.get("data")) not in (None, task.tile_id):
+            return 0  # another tile's under a number that came again: its labels are not of our row's tile
         # One reader at a time per tile, so that two deliveries of one label make one mask version.
         session.execute(select(Tile.id).where(Tile.id == task.tile_id).with_for_update())
         present = sorted(ls_task.get("annotations") or [], key=lambda a: (a["updated_at"], a["id"]))
@@ -54,7 +55,7 @@ def collect_task(
 
 def _apply(
     session: Session,
-    blobs: BlobFolder,
+    blobs: BlobStore,
     project_id: int,
     task: Task,
     read: dict[str, Any],
@@ -66,12 +67,16 @@ def _apply(
     row = session.scalars(
         select(Annotation).where(Annotation.project_id == project_id, Annotation.ls_annotation_id == int(read["id"]))
     ).one_or_none()
-    if row is not None and row.updated_at == updated_at and row.state != "deleted":
+    unchanged = row is not None and row.updated_at == updated_at
+    if row is not None and unchanged and row.state not in ("deleted", "quarantined"):
         return 0
+    if row is not None and unchanged and row.state == "quarantined" and row.problem == _problem(session, row, read):
+        return 0  # read again, since its class may be known again; it is not
     if row is None:
         row = Annotation(project_id=project_id, ls_annotation_id=int(read["id"]))
         session.add(row)
-    result = read.get("result") or []
+    result = read.get("result")
+    result = [] if result is None else result
     row.tile_id = task.tile_id
     row.ls_task_id = task.ls_task_id
     row.result_blob = blobs.put(json.dumps(result, sort_keys=True).encode())
@@ -97,13 +102,30 @@ def _apply(
     return 1
 
 
+def _problem(session: Session, row: Annotation, read: dict[str, Any]) -> str | None:
+    """Why an annotation cannot be read now; None when it can."""
+    tile = session.get_one(Tile, row.tile_id)
+    classes = projects.classes_of(projects.get(session, row.project_id))
+    result = read.get("result")
+    return reading_problem([] if result is None else result, *tile.size_px, classes)
+
+
+def reading_problem(result: Any, width_px: int, height_px: int, classes: ClassSet) -> str | None:
+    """The one line that an annotation is set aside with, as it came, list or not; None when it makes a mask."""
+    try:
+        result_to_mask(result, width=width_px, height=height_px, classes=classes)
+    except BadInput as error:
+        return str(error)
+    return None
+
+
 def _read_mask(
     session: Session,
-    blobs: BlobFolder,
+    blobs: BlobStore,
     project_id: int,
     task: Task,
     row: Annotation,
-    result: Sequence[dict[str, Any]],
+    result: Any,
     *,
     now: datetime,
 ) -> None:
@@ -116,9 +138,9 @@ def _read_mask(
         shown = _shown(session, blobs, project, row.shown_version, tile.id)
     try:
         reading = result_to_mask(
-            list(result),
-            width=tile.width_px,
-            height=tile.height_px,
+            result,
+            width=tile.size_px[0],
+            height=tile.size_px[1],
             classes=classes,
             shown=shown,
         )
@@ -130,7 +152,7 @@ def _read_mask(
 
 
 def _shown(
-    session: Session, blobs: BlobFolder, project: Project, version: str, tile_id: int
+    session: Session, blobs: BlobStore, project: Project, version: str, tile_id: int
 ) -> list[dict[str, Any]] | None:
     """What the page showed; None where it is not known any more. A lost raster of ours must not cost a label."""
     one = show_tile.read_shown(session, project, version, [tile_id]).get(tile_id)
@@ -143,7 +165,7 @@ def _shown(
 
 
 def _keep_mask(
-    session: Session, blobs: BlobFolder, tile: Tile, row: Annotation, reading: MaskReading, prediction_id: int | None
+    session: Session, blobs: BlobStore, tile: Tile, row: Annotation, reading: MaskReading, prediction_id: int | None
 ) -> None:
     tile.state = "artefact" if reading.artefact else "ready"
     masks.append(

@@ -5,17 +5,26 @@ Repeating it adds what is new and mends addresses that changed between two start
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
+from backend.actions.alike_slides import group_alike
 from backend.actions.connect_project import connect_project
-from backend.actions.register_images import RegisterItem, RegisterReport, register
+from backend.actions.register_images import RegisterReport, register
+from backend.actions.register_source import read_source, title_of
 from backend.labelstudio.client import LabelStudioClient
+from backend.labelstudio.config import LabelType
 from backend.settings import Settings
-from backend.store import projects
-from backend.store.blobs import BlobFolder
+from backend.store import images as stored_images
+from backend.store import projects, tasks
+from backend.store.blobs import BlobStore
+from backend.store.open_blobs import open_blobs
 from backend.store.secrets import KeyRing
 from backend.store.sessions import Database
 from backend.store.tables import Project
@@ -23,8 +32,9 @@ from backend.wakeups import Wakeups
 from mpamatch.datasets import phantom
 from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.policy import Policy
+from mpamatch.domain.starting import Start, choose_start
 from mpamatch.errors import BadInput, Conflict, NotFound, Unavailable
-from mpamatch.files.folders import scan_folder
+from mpamatch.files.starter import starter_archive
 
 LOG = logging.getLogger("mpamatch.connect")
 
@@ -36,6 +46,20 @@ Progress = Callable[[int, int], None]
 
 def _silent(done: int, total: int) -> None:
     """No progress is shown."""
+
+
+@dataclass(frozen=True)
+class TileWish:
+    """The side of tiles and the micrometres of their pixels, as far as somebody asked for them."""
+
+    tile_px: int | None = None
+    um_per_px: float | None = None
+
+    def applied(self, policy: Policy) -> Policy:
+        """Raises BadInput for what no tile can have."""
+        wished = {"tile_px": self.tile_px, "tile_um_per_px": self.um_per_px}
+        given = {name: value for name, value in wished.items() if value is not None}
+        return dataclasses.replace(policy, **given)  # type: ignore[arg-type]  # by name
 
 
 @dataclass(frozen=True)
@@ -55,21 +79,39 @@ def ensure_project(
     masks: Path | None = None,
     classes: Sequence[str] = (),
     title: str | None = None,
+    label_type: LabelType | None = None,
+    start: str = "auto",
+    foreground: bool = False,
+    tiles: TileWish = TileWish(),
+    group_pattern: str | None = None,
     progress: Progress = _silent,
 ) -> ReadyProject:
     """The demo project, or one over a folder of images: registered, connected, its work begun."""
     database = Database(settings.require_database_url())
     try:
-        blobs = BlobFolder(settings.blobs_folder)
+        blobs = open_blobs(settings)
         if images is None:
             folder = demo_folder(settings)
-            project = ensure_row(database, settings, title or DEMO_TITLE, classes or DEMO_CLASSES)
+            project = ensure_row(
+                database, settings, title or DEMO_TITLE, classes or DEMO_CLASSES, label_type=label_type, start=start
+            )
         else:
             folder = images
-            project = ensure_row(database, settings, title or _title_of(folder), classes)
-        report = register_folder(database, blobs, project, folder, masks=masks, progress=progress)
+            project = ensure_row(
+                database, settings, title or title_of(folder), classes, label_type=label_type, start=start, tiles=tiles
+            )
+        report = register_folder(
+            database,
+            blobs,
+            project,
+            folder,
+            masks=masks,
+            group_pattern=group_pattern,
+            foreground=foreground,
+            progress=progress,
+        )
         if report.images + report.known == 0:
-            why = report.problems[0] if report.problems else "holds no PNG, JPEG or TIFF image"
+            why = report.problems[0] if report.problems else "holds no PNG, JPEG, TIFF or SVS image"
             raise BadInput(str(folder), why, "name a folder with images")
         connected = connect_all(settings, database)
         Wakeups(settings.require_broker_url()).sync(project.id, full=True)
@@ -78,8 +120,25 @@ def ensure_project(
             f"project {project.key}: {report.images} images are new, {report.known} were known;"
             f" {report.tiles} tiles and {report.masks} masks came in"
         )
-        news = (came, *report.problems)
-        return ReadyProject(project.key, ls_project_id, project_url(settings, ls_project_id), news)
+        news = (came, *report.notes, *report.problems)
+        return ReadyProject(project.key, ls_project_id, project_url(settings, project, ls_project_id), news)
+    finally:
+        database.close()
+
+
+def await_tasks(settings: Settings, key: str, *, limit_s: float) -> bool:
+    """Wait until the project has tasks in Label Studio, or has nothing to make any of; False when the time is over."""
+    database = Database(settings.require_database_url())
+    deadline = time.monotonic() + limit_s
+    try:
+        while True:
+            with database.transaction() as session:
+                project = projects.choose(session, key)
+                if tasks.any_there(session, project.id) or not stored_images.any_ready(session, project.id):
+                    return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
     finally:
         database.close()
 
@@ -98,57 +157,98 @@ def reconnect(settings: Settings) -> ReadyProject | None:
             wakeups.sync(project.id, full=True)
         newest = rows[-1]
         ls_project_id = connected.get(newest.id)
-        return ReadyProject(newest.key, ls_project_id, project_url(settings, ls_project_id))
+        return ReadyProject(newest.key, ls_project_id, project_url(settings, newest, ls_project_id))
     finally:
         database.close()
 
 
-def connect_all(settings: Settings, database: Database) -> dict[int, int]:
+def connect_all(settings: Settings, database: Database, *, elsewhere: str | None = None) -> dict[int, int]:
     """Connect every project to the Label Studio in use, or mend its connection; by project, the id there.
 
+    ``elsewhere``: only the projects that were adopted from the server of that address; this installation's own stay.
     A project whose counterpart is gone is said in the log and left out; the others go on.
     """
-    if settings.label_studio_url is None or settings.label_studio_token is None:
-        return {}
-    token = settings.label_studio_token.get_secret_value()
     keys = KeyRing.at(settings.state / "key")
-    client = LabelStudioClient(settings.label_studio_url, token, timeout_s=settings.label_studio_timeout_s)
     with database.transaction() as session:
         rows = projects.all_of(session)
     connected: dict[int, int] = {}
-    with client:
-        for project in rows:
-            try:
+    for project in rows:
+        if elsewhere is not None and not (project.ls_elsewhere and project.ls_url == elsewhere):
+            continue
+        where = _server_of(settings, keys, project)
+        if where is None:
+            continue
+        url, token = where
+        try:
+            with LabelStudioClient(url, token, timeout_s=settings.label_studio_timeout_s) as client:
                 connected[project.id] = connect_project(
-                    database,
-                    keys,
-                    client,
-                    project.id,
-                    url=settings.label_studio_url,
-                    token=token,
-                    backend_url=settings.api_address,
+                    database, keys, client, project.id, url=url, token=token, backend_url=settings.backend_address
                 )
-            except (NotFound, Conflict, BadInput) as error:
-                LOG.warning("project=%s not connected: %s", project.key, error)
+        except (NotFound, Conflict, BadInput) as error:
+            LOG.warning("project=%s not connected: %s", project.key, error)
+        except Unavailable as error:
+            if not project.ls_elsewhere:
+                raise
+            LOG.warning("project=%s not connected: %s", project.key, error)
     return connected
 
 
-def project_url(settings: Settings, ls_project_id: int | None) -> str | None:
-    """Where people open a project."""
-    if ls_project_id is None or settings.label_studio_url is None:
+def _server_of(settings: Settings, keys: KeyRing, project: Project) -> tuple[str, str] | None:
+    """Address and token of a project's Label Studio: this installation's, unless it was adopted from another one."""
+    given = None
+    if settings.label_studio_url is not None and settings.label_studio_token is not None:
+        given = settings.label_studio_url, settings.label_studio_token.get_secret_value()
+    if project.ls_elsewhere:
+        if given is not None and given[0] == project.ls_url:
+            return given
+        known = project.ls_url is not None and project.ls_token is not None
+        return (str(project.ls_url), keys.open(bytes(project.ls_token or b""))) if known else None
+    return given
+
+
+def project_url(settings: Settings, project: Project, ls_project_id: int | None) -> str | None:
+    """Where people open a project, whose number there may be newer than its row.
+
+    The address for browsers is that of this installation's Label Studio; another one has its own alone.
+    """
+    ours = settings.label_studio_public_url or settings.label_studio_url
+    address = project.ls_url if project.ls_elsewhere else ours
+    if ls_project_id is None or address is None:
         return None
-    return f"{settings.label_studio_url}/projects/{ls_project_id}/data"
+    return f"{address.rstrip('/')}/projects/{ls_project_id}/data"
 
 
-def ensure_row(database: Database, settings: Settings, title: str, class_names: Sequence[str]) -> Project:
-    """The project of that title, made when absent. Raises Conflict when it has other classes."""
+def ensure_row(
+    database: Database,
+    settings: Settings,
+    title: str,
+    class_names: Sequence[str],
+    *,
+    label_type: LabelType | None = None,
+    start: str = "auto",
+    tiles: TileWish = TileWish(),
+) -> Project:
+    """The project of that title, made when absent: ``label_type`` None is brush, ``start`` auto is what fits.
+
+    Raises Conflict when it has other classes or, where one is given, another label type or scale of tiles; BadInput
+    for a start that these classes cannot have.
+    """
     classes = ClassSet.from_names(class_names)
+    chosen = choose_start(start, classes)
     with database.transaction() as session:
         try:
             project = projects.choose(session, projects.slug(title))
         except NotFound:
-            return projects.create(
-                session, title=title, classes=classes, policy=_policy(settings), seed=settings.demo_seed
+            blobs = open_blobs(settings)
+            return create_row(
+                session,
+                settings,
+                blobs,
+                title,
+                classes,
+                label_type=label_type or "brush",
+                start=chosen,
+                tiles=tiles,
             )
         known = projects.classes_of(project)
         if known.names != classes.names:
@@ -157,24 +257,99 @@ def ensure_row(database: Database, settings: Settings, title: str, class_names: 
                 f"has the classes {', '.join(known.names)}",
                 "use these, or choose another title",
             )
+        check_label_type(project, label_type)
+        check_start(project, start)
+        check_tiles(project, tiles)
         return project
+
+
+def check_start(project: Project, start: str) -> None:
+    """Raises Conflict when a start is asked for that the project did not have: it has begun already."""
+    begun = projects.policy_of(project).start
+    if start in ("auto", begun):
+        return
+    raise Conflict(
+        f"project {project.key!r}",
+        f"began with {begun}, not with {start}",
+        "leave --start out, or make another project:"
+        f" `mpamatch register FOLDER --project NAME --classes ... --start {start}`",
+    )
+
+
+def create_row(
+    session: Session,
+    settings: Settings,
+    blobs: BlobStore,
+    title: str,
+    classes: ClassSet,
+    *,
+    label_type: LabelType,
+    start: Start,
+    tiles: TileWish = TileWish(),
+) -> Project:
+    """A new project with the first champion that ``start`` (as `choose_start` answers) means. Raises Conflict."""
+    return projects.create(
+        session,
+        title=title,
+        classes=classes,
+        policy=tiles.applied(dataclasses.replace(_policy(settings), start=start)),
+        seed=settings.demo_seed,
+        label_type=label_type,
+        starter_blob=blobs.put(starter_archive(classes)) if start == "starter" else None,
+    )
+
+
+def check_label_type(project: Project, label_type: LabelType | None) -> None:
+    """Raises Conflict when one is asked for that the project does not have: its labels would not fit any more."""
+    if label_type is None or label_type == project.label_type:
+        return
+    raise Conflict(
+        f"project {project.key!r}",
+        f"is labelled with {project.label_type}, not with {label_type}",
+        "leave --label-type out, or make another project:"
+        f" `mpamatch register FOLDER --project NAME --classes ... --label-type {label_type}`",
+    )
+
+
+def check_tiles(project: Project, tiles: TileWish) -> None:
+    """Raises Conflict when another scale of tiles is asked for than the project has: its models learn at one."""
+    policy = projects.policy_of(project)
+    if tiles.applied(policy) == policy:
+        return
+    raise Conflict(
+        f"project {project.key!r}",
+        f"has tiles of {policy.tile_px} px at {policy.tile_um_per_px} um per px",
+        "leave --tile-px and --um-per-px out, or make another project with them",
+    )
 
 
 def register_folder(
     database: Database,
-    blobs: BlobFolder,
+    blobs: BlobStore,
     project: Project,
     folder: Path,
     *,
     masks: Path | None = None,
     group_pattern: str | None = None,
+    foreground: bool = False,
     progress: Progress = _silent,
 ) -> RegisterReport:
-    """Register every image of a folder with the masks that lie beside it."""
-    scan = scan_folder(folder, masks=masks, group_pattern=group_pattern)
-    items = [RegisterItem(path=i.image, group=i.group, mask=i.mask) for i in scan.items]
-    report = register(database, blobs, project.id, items, progress=progress)
-    report.problems[:0] = list(scan.problems)
+    """Register every image of a folder with the masks that lie beside it; or of a manifest, or one image.
+
+    ``foreground``: any mask value above 0 is class 1. Raises BadInput for it where there are more than two classes.
+    """
+    if foreground and projects.classes_of(project).count != 2:
+        raise BadInput("--foreground", f"project {project.key} has more than two classes", "give masks of class ids")
+    source = read_source(folder, masks=masks, group_pattern=group_pattern, foreground=foreground)
+    grouped = group_alike(database, project.id, source.items)
+    report = register(database, blobs, project.id, grouped.items, progress=progress)
+    report.problems[:0] = list(source.problems)
+    report.notes[:0] = list(grouped.notes)
+    if report.images and len(source.items) > 1 and not any(item.group_named for item in source.items):
+        report.notes.append(
+            f"{len(source.items)} images: no folder or pattern says whose they are, so each counts as a patient of its"
+            " own; --group-pattern or a manifest tells patients apart, before the first labels"
+        )
     return report
 
 
@@ -206,8 +381,3 @@ def _policy(settings: Settings) -> Policy:
         debounce_s=settings.debounce_s,
         train_profile=settings.train_profile,
     )
-
-
-def _title_of(folder: Path) -> str:
-    name = folder.resolve().name
-    return name if len(name) >= 3 else f"images {name}".strip()

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
 from sqlalchemy.orm import Session
 
 from backend.actions.change_champion import promote
+from backend.actions.set_aside import forget_prediction, set_aside_tile
 from backend.store import events, masks, models, predictions, projects, runs
-from backend.store.blobs import BlobFolder
+from backend.store.blobs import BlobStore
 from backend.store.masks import CurrentMask
 from backend.store.sessions import Database
-from backend.store.tables import Model, Project, Run
+from backend.store.tables import Model, Prediction, Project, Run
 from mpamatch.domain.gate import TileScore, Verdict, judge
 from mpamatch.domain.metrics import confusion, mean_dice
+from mpamatch.errors import BadInput, NotFound
 from mpamatch.files.rasters import decode_raster
 
 
-def judge_candidate(database: Database, blobs: BlobFolder, run_id: int, *, now: datetime) -> Verdict | None:
+def judge_candidate(database: Database, blobs: BlobStore, run_id: int, *, now: datetime) -> Verdict | None:
     """The verdict, once every model involved has seen every audit mask; None while predictions are missing."""
     with database.transaction() as session:
         run = session.get_one(Run, run_id)
@@ -39,8 +41,11 @@ def judge_candidate(database: Database, blobs: BlobFolder, run_id: int, *, now: 
         seed = project.seed
     if any(len(found) < len(audit) for found in rasters.values()):
         return None
-    truths = [decode_raster(blobs.get(m.blob)) for m in audit]
-    scores = {model_id: _scores(blobs, found, audit, truths, class_count) for model_id, found in rasters.items()}
+    truths = _truths(database, blobs, audit)
+    maps = {model_id: _maps(database, blobs, found, audit) for model_id, found in rasters.items()}
+    if truths is None or any(found is None for found in maps.values()):
+        return None  # what cannot be read was set aside or is made again: the next look judges without it
+    scores = {model_id: _scores(found or [], audit, truths, class_count) for model_id, found in maps.items()}
     best = max(earlier, key=lambda m: _pooled_dice(scores[m.id]), default=None)
     kind = "blank" if champion.kind == "blank" else "starter" if champion.kind == "starter" else "judged"
     if kind == "judged" and champion.provisional:
@@ -52,28 +57,65 @@ def judge_candidate(database: Database, blobs: BlobFolder, run_id: int, *, now: 
         policy.gate,
         seed=seed,
         champion_kind=kind,  # type: ignore[arg-type]
+        collapsed=_collapsed(candidate),
     )
     with database.transaction() as session:
         carried_out = _carry_out(session, run_id, candidate.id, champion.id, verdict, now=now)
     return verdict if carried_out else None
 
 
-def _rasters(session: Session, model: Model, audit: Sequence[CurrentMask]) -> dict[int, str]:
-    found = predictions.by_version(session, model.project_id, model.version, [m.tile_id for m in audit])
-    return {tile_id: p.class_blob for tile_id, p in found.items()}
+def _rasters(session: Session, model: Model, audit: Sequence[CurrentMask]) -> dict[int, Prediction]:
+    return predictions.by_version(session, model.project_id, model.version, [m.tile_id for m in audit])
+
+
+def _truths(database: Database, blobs: BlobStore, audit: Sequence[CurrentMask]) -> list[np.ndarray] | None:
+    """The audit masks; None when one was lost: its tile is set aside, since nothing can be judged on it."""
+    truths, lost = [], False
+    for mask in audit:
+        try:
+            truths.append(decode_raster(blobs.get(mask.blob)))
+        except (BadInput, NotFound) as error:
+            named = type(error)(f"mask {mask.mask_id}", f"{error.item} {error.problem}", error.remedy)
+            set_aside_tile(database, mask.tile_id, named, actor="gate")
+            lost = True
+    return None if lost else truths
+
+
+def _maps(
+    database: Database, blobs: BlobStore, found: Mapping[int, Prediction], audit: Sequence[CurrentMask]
+) -> list[np.ndarray] | None:
+    """One model's class maps of the audit tiles; None when one was lost: it is made again."""
+    maps, lost = [], False
+    for mask in audit:
+        prediction = found[mask.tile_id]
+        try:
+            maps.append(decode_raster(blobs.get(prediction.class_blob)))
+        except (BadInput, NotFound) as error:
+            forget_prediction(database, prediction.id, error, actor="gate")
+            lost = True
+    return None if lost else maps
 
 
 def _scores(
-    blobs: BlobFolder,
-    rasters: dict[int, str],
-    audit: Sequence[CurrentMask],
-    truths: Sequence[np.ndarray],
-    class_count: int,
+    maps: Sequence[np.ndarray], audit: Sequence[CurrentMask], truths: Sequence[np.ndarray], class_count: int
 ) -> list[TileScore]:
     return [
-        TileScore(m.tile_id, m.group, confusion(decode_raster(blobs.get(rasters[m.tile_id])), truth, class_count))
-        for m, truth in zip(audit, truths, strict=True)
+        TileScore(m.tile_id, m.group, confusion(class_map, truth, class_count))
+        for m, class_map, truth in zip(audit, maps, truths, strict=True)
     ]
+
+
+def _collapsed(candidate: Model) -> bool:
+    """What its training told: it was shown one class alone, or answered one class on tiles kept back that hold more.
+
+    The audit masks say so too, once there are any.
+    """
+    metrics = candidate.metrics or {}
+    holdout = metrics.get("holdout") or {}
+    labelled, predicted = metrics.get("labelled_classes"), holdout.get("predicted_classes")
+    there = sum(c["pixels"] > 0 for c in holdout.get("per_class", ()))
+    shown_one = labelled is not None and len(labelled) == 1
+    return shown_one or (there > 1 and predicted is not None and len(predicted) == 1)
 
 
 def _pooled_dice(scores: Sequence[TileScore]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from backend.store import predictions
-from backend.store.blobs import BlobFolder
+from backend.store.blobs import BlobStore
 from backend.store.sessions import Database
 from mpamatch.domain.regions import Region
 from mpamatch.files.rasters import encode_raster
@@ -13,7 +13,7 @@ from mpamatch.files.rasters import encode_raster
 
 def keep_prediction(
     database: Database,
-    blobs: BlobFolder,
+    blobs: BlobStore,
     *,
     tile_id: int,
     model_id: int,

@@ -6,56 +6,111 @@ Labels that arrive afterwards belong to the next run; a mask's ``first_run_id`` 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.orm import Session
 
-from backend.store import events, images, masks, models, projects, runs
-from backend.store.blobs import BlobFolder
+from backend.store import events, images, masks, models, projects, runs, schedules
+from backend.store.blobs import BlobStore
 from backend.store.sessions import Database
 from backend.store.tables import Project, Run
+from mpamatch.domain.policy import Policy
 from mpamatch.domain.recipe import Recipe
-from mpamatch.domain.schedule import RetrainDecision, RetrainFacts, decide
+from mpamatch.domain.schedule import RetrainDecision, RetrainFacts, TriggerPolicy, decide
+from mpamatch.errors import Conflict
+from mpamatch.files.starter import starter_archive, starter_classes
 
 
-def facts_of(session: Session, project: Project) -> RetrainFacts:
+def facts_of(session: Session, project: Project, *, now: datetime) -> RetrainFacts:
     """What the decision needs to know, at one moment."""
     current = masks.current(session, project.id)
     changed = [m for m in current if m.first_run_id is None]
     latest = runs.latest(session, project.id)
+    schedule = schedules.of(session, project.id)
+    cron, due = schedules.plan_of(schedule).cron, None if schedule is None else schedule.next_due_at
     return RetrainFacts(
         changed_tiles=len(changed),
         first_change_at=min((m.created_at for m in changed), default=None),
         last_change_at=max((m.created_at for m in changed), default=None),
+        returned_tiles=sum(m.returned for m in current),
+        runs_without_model=runs.without_model_in_row(session, project.id),
         open_run=runs.open_run(session, project.id) is not None,
         requested=project.requested_run,  # type: ignore[arg-type]  # the column holds only these words
         labelled_tiles=sum(m.split == "train" for m in current),
         last_run_at=latest.created_at if latest else None,
+        last_run=latest.number if latest else None,
+        schedule_due=due,
+        periods_due=cron.passed(due, now) if cron is not None and due is not None and due <= now else 1,
     )
 
 
-def request_run(session: Session, project: Project, *, by: str) -> None:
-    """Note that somebody asked; the request is taken by the next decision, also when it must wait for an open run."""
+def rules_of(session: Session, project: Project, *, policy: Policy | None = None) -> TriggerPolicy:
+    """The rules that a decision follows: the project's policy (or another one, to try it), quiet hours, schedule."""
+    plan = schedules.plan_of(schedules.of(session, project.id))
+    return replace((policy or projects.policy_of(project)).trigger, quiet=plan.quiet, schedule_always=plan.always)
+
+
+def request_run(session: Session, project: Project, *, by: str, actor: str | None = None) -> None:
+    """Note that somebody asked; the request is taken by the next decision, also when it must wait for an open run.
+
+    ``by``: the trigger's word; ``actor``: who it was, where more than that is known.
+    """
     project.requested_run = by
-    events.record(session, project_id=project.id, actor=by, what="run requested", subject=f"project:{project.id}")
+    events.record(
+        session, project_id=project.id, actor=actor or by, what="run requested", subject=f"project:{project.id}"
+    )
 
 
 def open_run(
-    database: Database, blobs: BlobFolder, project_id: int, *, now: datetime
+    database: Database, blobs: BlobStore, project_id: int, *, now: datetime
 ) -> tuple[Run | None, RetrainDecision]:
-    """Decide, and if so freeze the snapshot and queue the run. Two callers at once make one run."""
+    """Decide, and if so freeze the snapshot and queue the run. Two callers at once make one run.
+
+    A period of the schedule is answered in the same transaction: by the run, or by the reason why there is none.
+    Raises Conflict when it was answered elsewhere meanwhile; nothing has happened then.
+    """
     with database.transaction() as session:
         images.lock_registration(session, project_id)
         project = projects.get(session, project_id)
-        decision = decide(now, facts_of(session, project), projects.policy_of(project).trigger)
-        if not decision.start or decision.trigger is None:
-            return None, decision
-        run = _queue_run(session, blobs, project, decision)
-        project.requested_run = None
+        decision = decide(now, facts_of(session, project, now=now), rules_of(session, project))
+        run = None
+        if decision.start and decision.trigger is not None:
+            run = _queue_run(session, blobs, project, decision)
+            project.requested_run = None
+        if decision.settles_due:
+            _settle(session, project, run, decision, now)
         return run, decision
 
 
-def _queue_run(session: Session, blobs: BlobFolder, project: Project, decision: RetrainDecision) -> Run:
+def _settle(session: Session, project: Project, run: Run | None, decision: RetrainDecision, now: datetime) -> None:
+    row = schedules.of(session, project.id)
+    outcome = decision.reasons[-1] if run is None else f"run {run.number}"
+    if row is None or not schedules.settle(session, row, now=now, outcome=outcome, fired=run is not None):
+        raise Conflict("schedule", "was answered or changed meanwhile", "the next look decides again")
+
+
+def _encoder_blob(blobs: BlobStore, project: Project) -> str | None:
+    """The starter, for a first run that begins with its encoder: frozen, since an upgrade may bring another one."""
+    if projects.policy_of(project).start != "encoder":
+        return None
+    return blobs.put(starter_archive(starter_classes()))
+
+
+def _masked_row(mask: masks.CurrentMask) -> dict[str, Any]:
+    return {
+        "tile": mask.tile_id,
+        "mask": mask.mask_id,
+        "version": mask.version,
+        "mask_blob": mask.blob,
+        "png_blob": mask.png_blob,
+        "group": mask.group,
+        "um_per_px": mask.um_per_px,
+    }
+
+
+def _queue_run(session: Session, blobs: BlobStore, project: Project, decision: RetrainDecision) -> Run:
     champion = projects.champion(session, project)
     current = masks.current(session, project.id)
     supervised = {m.tile_id: m for m in current if m.split == "train"}
@@ -63,23 +118,17 @@ def _queue_run(session: Session, blobs: BlobFolder, project: Project, decision: 
     partly = {m.tile_id for m in current if m.reviewed_share < 1}
     reviewed = masks.labelled_tile_ids(session, project.id) - partly
     snapshot = {
-        "labelled": [
-            {
-                "tile": m.tile_id,
-                "mask": m.mask_id,
-                "version": m.version,
-                "mask_blob": m.blob,
-                "png_blob": m.png_blob,
-                "group": m.group,
-            }
-            for m in supervised.values()
-        ],
+        "labelled": [_masked_row(m) for m in supervised.values()],
+        "audit": [_masked_row(m) for m in current if m.split == "audit"],
         "pool": [
-            {"tile": t.tile_id, "png_blob": t.png_blob, "group": t.group}
+            {"tile": t.tile_id, "png_blob": t.png_blob, "group": t.group, "um_per_px": t.um_per_px}
             for t in images.pool(session, project.id, split="train")
             if t.tile_id not in reviewed
         ],
         "start_model": champion.id if champion.blob is not None else None,
+        # The starter never saw this tissue: its first run takes the whole schedule, as a run from nothing does.
+        "full_schedule": champion.kind == "starter",
+        "encoder_blob": _encoder_blob(blobs, project) if champion.blob is None else None,
     }
     recipe = Recipe.for_profile(projects.policy_of(project).train_profile)
     latest = runs.latest(session, project.id)

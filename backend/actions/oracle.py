@@ -13,11 +13,13 @@ from sqlalchemy.orm import Session
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.results import class_map_to_result, scope_item
 from backend.store import models, projects
-from backend.store.blobs import BlobFolder
+from backend.store.blobs import BlobStore
+from backend.store.images import tile_split
 from backend.store.predictions import by_version
 from backend.store.queue import Listed
 from backend.store.tables import Image, Project, Tile
 from mpamatch.domain.classes import ClassSet
+from mpamatch.domain.masks import resample
 from mpamatch.domain.metrics import confusion, mean_dice
 from mpamatch.errors import NotFound
 from mpamatch.files.rasters import decode_raster
@@ -40,7 +42,7 @@ def known_tiles(
     """The tiles of a project by id, with the part of their image's true mask. Raises NotFound for an unknown image."""
     known: dict[int, KnownTile] = {}
     rows = session.execute(
-        select(Tile, Image.uri, Image.split).join(Image, Image.id == Tile.image_id).where(Tile.project_id == project.id)
+        select(Tile, Image.uri, tile_split).join(Image, Image.id == Tile.image_id).where(Tile.project_id == project.id)
     )
     for tile, uri, split in rows:
         reader = readers.get(Path(uri))
@@ -53,7 +55,7 @@ def known_tiles(
 def _cutting(reader: Callable[[], np.ndarray], tile: Tile) -> Callable[[], np.ndarray]:
     rows = slice(tile.y_px, tile.y_px + tile.height_px)
     columns = slice(tile.x_px, tile.x_px + tile.width_px)
-    return lambda: reader()[rows, columns]
+    return lambda: resample(reader()[rows, columns], *tile.size_px)
 
 
 def choose(listed: Sequence[Listed], count: int, every: int = 4) -> list[Listed]:
@@ -72,7 +74,7 @@ def label(client: LabelStudioClient, entry: Listed, tile: KnownTile, classes: Cl
 
 
 def audit_dice(
-    session: Session, blobs: BlobFolder, project: Project, version: str, tiles: Mapping[int, KnownTile]
+    session: Session, blobs: BlobStore, project: Project, version: str, tiles: Mapping[int, KnownTile]
 ) -> float | None:
     """Pooled mean Dice of a version over every audit tile; None while it has not seen them all."""
     audit = sorted(t.tile_id for t in tiles.values() if t.split == "audit")

@@ -5,14 +5,15 @@ Here and not in ``push_tasks``: that one acts, and this may be read, tested and 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from backend.actions import show_tile
+from backend.labelstudio.controls import Controls
 from backend.store import images, predictions, projects, queue, tasks
 from backend.store.tables import Project, Task
 from mpamatch.domain.ordering import ascending_scores
@@ -50,6 +51,7 @@ class Scene:
     has_task: frozenset[int]
     open_page: timedelta
     now: datetime
+    controls: Controls = field(default_factory=Controls)
 
     def in_order(self) -> list[Task]:
         """The waiting tasks as they should be served."""
@@ -112,16 +114,21 @@ def look(
     head = [e.tile_id for e in queue.head(session, project, projects.policy_of(project).head_size)]
     # A row that is not among the waiting tasks was just labelled there; its label is on its way here.
     rows = [t for t in tasks.live(session, project_id) if t.ls_task_id in there]
+    controls = Controls.from_json(project.ls_controls)
+    tile_ids = sorted({*head, *(t.tile_id for t in rows)})
+    # Without a control for boxes there is none on the picture to count.
+    shown = show_tile.read_shown(session, project, version, tile_ids) if controls.review else {}
     return Scene(
         ls_project_id=ls_project_of(project),
         version=version,
         there=there,
         rows=rows,
-        wanted=_wanted(session, project, {*head, *(t.tile_id for t in rows)}),
+        wanted=_wanted(session, project, tile_ids, shown),
         head=head,
         has_task=tasks.tiles_with_one(session, project_id, head),
         open_page=open_page,
         now=now,
+        controls=controls,
     )
 
 
@@ -144,16 +151,18 @@ def ls_project_of(project: Project) -> int:
     return int(project.ls_project_id)
 
 
-def _wanted(session: Session, project: Project, tile_ids: Collection[int]) -> dict[int, Wanted]:
+def _wanted(
+    session: Session, project: Project, tile_ids: Sequence[int], shown: Mapping[int, show_tile.Shown]
+) -> dict[int, Wanted]:
     size = queue.size(session, project)
-    entries = queue.of_tiles(session, project, sorted(tile_ids))
+    entries = queue.of_tiles(session, project, tile_ids)
     audit_tiles = images.audit_tiles(session, tile_ids)
     wanted = {}
-    for position, tile_id in enumerate(sorted(tile_ids)):
+    for position, tile_id in enumerate(tile_ids):
         audit = tile_id in audit_tiles
         entry = entries.get(tile_id)
         if entry is not None:
-            why = show_tile.why_of(entry.reasons, audit=audit)
+            why = show_tile.why_of(entry.reasons, audit=audit, shown=shown.get(tile_id))
             wanted[tile_id] = Wanted(tile_id, show_tile.score_of(entry.rank, size), why)
         else:  # just uploaded: after every ranked one, apart from each other
             last = show_tile.score_of(size, size)

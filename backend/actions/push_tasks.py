@@ -17,8 +17,9 @@ from backend.actions import show_tile
 from backend.actions.adopt_task import adopt_task
 from backend.actions.plan_head import LsTask, Scene, Wanted, look, ls_project_of, shown_versions, unseen
 from backend.labelstudio.client import LabelStudioClient
-from backend.store import events, projects, queue, tasks
-from backend.store.blobs import BlobFolder
+from backend.labelstudio.controls import Controls
+from backend.store import events, models, projects, queue, tasks
+from backend.store.blobs import BlobStore
 from backend.store.secrets import KeyRing
 from backend.store.sessions import Database
 from backend.store.tables import Project, Task
@@ -50,7 +51,7 @@ class HeadReconciler:
     def __init__(
         self,
         database: Database,
-        blobs: BlobFolder,
+        blobs: BlobStore,
         keys: KeyRing,
         client: LabelStudioClient,
         public_url: str,
@@ -98,14 +99,16 @@ class HeadReconciler:
         """Make rows and Label Studio agree on which tasks exist."""
         with self.database.transaction() as session:
             live = list(tasks.live(session, project.id))
-            known = tasks.known_ids(session, project.id, list(there))
+            held = tasks.held_numbers(session, project.id, there)
         vanished = [t for t in live if t.ls_task_id not in there and self._is_gone(t.ls_task_id)]
         with self.database.transaction() as session:
             for task in vanished:
                 session.get_one(Task, task.id).state = "gone"
                 queue.set_state(session, projects.get(session, project.id), [task.tile_id], "open")
-        # Our tasks without a row: an import whose answer we never stored. Adopt them when the tile has no other task.
-        unknown = [t for t in sorted(there) if show_tile.tile_of(there[t].get("data")) and t not in known]
+        # Our tasks without a row of their tile: an import whose answer we never stored, or one taken for gone. Adopt
+        # them when the tile has no other task.
+        tiles = {t: show_tile.tile_of(there[t].get("data")) for t in sorted(there)}
+        unknown = [t for t, tile_id in tiles.items() if tile_id is not None and held.get(t) != tile_id]
         surplus = [
             t
             for t in unknown
@@ -147,10 +150,15 @@ class HeadReconciler:
         report.version = scene.version
         report.refreshed += len(rows)
 
-    def _clear_stale(self, scene: Scene) -> None:
-        """Delete other versions' predictions: at once where no page can show them, else when the pages have closed."""
+    def _clear_stale(self, project_id: int, scene: Scene) -> None:
+        """Delete our other versions' predictions: at once where no page can show them, else when the pages closed.
+
+        Those of somebody else's models are left alone: neither the order nor the page follows them.
+        """
         held = self.client.model_versions(scene.ls_project_id)
-        stale = [version for version, count in held.items() if count and version != scene.version]
+        with self.database.transaction() as session:
+            ours = {model.version for model in models.all_of(session, project_id)}
+        stale = [v for v, count in held.items() if count and v != scene.version and v in ours]
         if not stale:
             return
         with self.database.transaction() as session:
@@ -163,7 +171,7 @@ class HeadReconciler:
             if scene.in_use(row) or not set(stale).intersection(shown_versions(scene.there[row.ls_task_id])):
                 continue
             for prediction in self.client.task(row.ls_task_id).get("predictions", []):
-                if prediction.get("model_version") != scene.version:
+                if prediction.get("model_version") in stale:
                     self.client.delete_prediction(int(prediction["id"]))
 
     # -- the head -----------------------------------------------------------------------------------------------
@@ -178,7 +186,7 @@ class HeadReconciler:
         for row in by_tile.values():
             self._refresh_data(row, scene)
         self._remove(project_id, scene, surplus, report)
-        self._clear_stale(scene)
+        self._clear_stale(project_id, scene)
 
     def _rescore(
         self,
@@ -210,19 +218,25 @@ class HeadReconciler:
         for chunk in _chunks(places, CHUNK):
             results = self._results(project_id, scene.version, [w.tile_id for w, _ in chunk])
             ready = [(w, score) for w, score in chunk if w.tile_id in results]
+            with self.database.transaction() as session:
+                held = queue.reserve(session, project_id, [w.tile_id for w, _ in ready])
+            ready = [(w, score) for w, score in ready if w.tile_id in held]
             if not ready:
                 continue
             ids = self.client.import_tasks(
                 scene.ls_project_id,
                 [
                     {
-                        "data": self._data(w, expires_at),
+                        "data": self._data(w, expires_at, scene.controls),
                         "predictions": [{"result": results[w.tile_id], "score": score, "model_version": scene.version}],
                     }
                     for w, score in ready
                 ],
             )
             with self.database.transaction() as session:
+                made = {number: w.tile_id for (w, _), number in zip(ready, ids, strict=True)}
+                waited = set(tasks.free_numbers(session, project_id, made)) - set(made.values())
+                queue.set_state(session, projects.get(session, project_id), sorted(waited), "open")
                 session.add_all(
                     Task(
                         project_id=project_id,
@@ -237,13 +251,12 @@ class HeadReconciler:
                     )
                     for (w, score), ls_task_id in zip(ready, ids, strict=True)
                 )
-                project = projects.get(session, project_id)
-                held = [w.tile_id for w, _ in ready]
-                queue.set_state(session, project, held, "leased", holder=queue.IN_LABEL_STUDIO)
             report.added += len(ready)
 
     def _refresh_data(self, row: Task, scene: Scene) -> None:
         """The words above the picture and its link, when they changed, the link grows old, or we moved."""
+        if row.origin != "head" and not scene.controls.why:
+            return  # a person's task, and nowhere to show the words
         wanted, data = scene.wanted[row.tile_id], scene.there[row.ls_task_id]["data"]
         left = None if row.url_expires_at is None else row.url_expires_at - scene.now
         old = left is None or left < self.link_life * show_tile.LINK_RENEW_SHARE
@@ -255,7 +268,9 @@ class HeadReconciler:
         if in_use and row.why is not None:
             wanted = replace(wanted, why=row.why)
         expires_at = scene.now + self.link_life
-        fresh_data = self._data(wanted, expires_at) if row.origin == "head" else {**data, "why": wanted.why}
+        fresh_data = (
+            self._data(wanted, expires_at, scene.controls) if row.origin == "head" else {**data, "why": wanted.why}
+        )
         self.client.update_task_data(row.ls_task_id, fresh_data)
         with self.database.transaction() as session:
             fresh = session.get_one(Task, row.id)
@@ -325,14 +340,15 @@ class HeadReconciler:
         results = {}
         for tile_id, one in shown.items():
             try:
-                results[tile_id] = show_tile.result_of(self.blobs, one, classes, project.label_type)
+                result = show_tile.result_of(self.blobs, one, classes, project.label_type)
+                results[tile_id] = Controls.from_json(project.ls_controls).worded(result)
             except (BadInput, NotFound) as error:  # one that cannot be shown must not hold up the others
                 LOG.warning("project=%s tile=%s cannot be shown: %s", project_id, tile_id, error)
         return results
 
-    def _data(self, wanted: Wanted, expires_at: datetime) -> dict[str, Any]:
+    def _data(self, wanted: Wanted, expires_at: datetime, controls: Controls) -> dict[str, Any]:
         url = show_tile.link(self.keys, self.public_url, wanted.tile_id, expires_at)
-        return {"image": url, "why": wanted.why, "tile_id": wanted.tile_id}
+        return {"image": url, controls.image_key: url, "why": wanted.why, "tile_id": wanted.tile_id}
 
     def _fix_version(self, ls_project_id: int, version: str) -> None:
         """Anything but the exact version turns the label stream random."""

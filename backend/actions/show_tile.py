@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.labelstudio.results import ReviewBox, class_map_to_result, validate_result
-from backend.store import predictions, queue
-from backend.store.blobs import BlobFolder
+from backend.store import masks, predictions, queue
+from backend.store.blobs import BlobStore
+from backend.store.images import tile_split
 from backend.store.secrets import KeyRing
 from backend.store.tables import Image, Model, Project, QueueEntry, Region, Tile
 from mpamatch.domain.classes import ClassSet
@@ -26,20 +27,34 @@ MAX_BOXES = 6
 
 @dataclass(frozen=True)
 class Shown:
-    """One tile's prediction as rows: everything that building its result needs, read in one transaction."""
+    """One tile's prediction as rows: everything that building its result needs, read in one transaction.
+
+    ``regions``: those that get a box; ``region_count``: how many the tile has, these included.
+    """
 
     tile_id: int
     width_px: int
     height_px: int
     class_blob: str | None
     regions: tuple[Region, ...]
+    region_count: int = 0
 
 
-def link(keys: KeyRing, public_url: str, tile_id: int, expires_at: datetime) -> str:
-    """A capability for one picture until a time; it carries no other secret."""
+# A task's picture tells that a person has its page open; one for looking at tells nothing.
+Purpose = Literal["task", "look"]
+
+
+def link(keys: KeyRing, public_url: str, tile_id: int, expires_at: datetime, *, purpose: Purpose = "task") -> str:
+    """A capability for one picture until a time and for one purpose; it carries no other secret."""
     expires_s = int(expires_at.timestamp())
-    signature = keys.sign(f"{tile_id}:{expires_s}")
-    return f"{public_url}/tiles/{tile_id}.png?expires={expires_s}&key={keys.key_id}&signature={signature}"
+    signature = keys.sign(signed_words(tile_id, expires_s, purpose))
+    wanted = "" if purpose == "task" else f"&purpose={purpose}"
+    return f"{public_url}/tiles/{tile_id}.png?expires={expires_s}&key={keys.key_id}{wanted}&signature={signature}"
+
+
+def signed_words(tile_id: int, expires_s: int, purpose: Purpose) -> str:
+    """What the signature of a link is made over: one for looking at is none for a task."""
+    return f"{tile_id}:{expires_s}" if purpose == "task" else f"{purpose}:{tile_id}:{expires_s}"
 
 
 def tile_of(data: Any) -> int | None:
@@ -53,36 +68,43 @@ def tile_of(data: Any) -> int | None:
 
 
 def read_shown(session: Session, project: Project, version: str, tile_ids: Sequence[int]) -> dict[int, Shown]:
-    """By tile: the stored prediction of ``version`` and the regions to point at. Audit tiles are blind."""
+    """By tile: the stored prediction of ``version`` and the regions to point at. Audit tiles are blind.
+
+    A tile whose mask only came with the images gets no regions: answers to boxes alone would leave the rest of it
+    without the supervision that it has.
+    """
     found = predictions.by_version(session, project.id, version, tile_ids)
     rows = session.execute(
-        select(Tile, Image.split).join(Image, Image.id == Tile.image_id).where(Tile.id.in_(list(found)))
+        select(Tile, tile_split).join(Image, Image.id == Tile.image_id).where(Tile.id.in_(list(found)))
     )
     tiles = {tile.id: (tile, split) for tile, split in rows}
     kind = session.scalar(select(Model.kind).where(Model.project_id == project.id, Model.version == version))
     seen = [p.id for t, p in found.items() if kind != "blank" and tiles[t][1] != "audit"]
     regions = predictions.regions_of(session, seen)
     entries = queue.of_tiles(session, project, tile_ids)
+    whole = masks.only_imported(session, tile_ids)
     shown: dict[int, Shown] = {}
     for tile_id, prediction in found.items():
         tile, split = tiles[tile_id]
         blind = split == "audit" or kind == "blank"
-        boxes = () if blind else _boxes(regions.get(prediction.id, []), entries.get(tile_id))
-        shown[tile_id] = Shown(tile_id, tile.width_px, tile.height_px, None if blind else prediction.class_blob, boxes)
+        worth = () if blind or tile_id in whole else _worth(regions.get(prediction.id, []), entries.get(tile_id))
+        class_blob = None if blind else prediction.class_blob
+        shown[tile_id] = Shown(tile_id, *tile.size_px, class_blob, worth[:MAX_BOXES], len(worth))
     return shown
 
 
-def _boxes(regions: Sequence[Region], entry: QueueEntry | None) -> tuple[Region, ...]:
+def _worth(regions: Sequence[Region], entry: QueueEntry | None) -> tuple[Region, ...]:
+    """A tile's regions, those most worth a look first."""
     mine = {r.id: r for r in regions}
     if entry is not None:
         queued = [mine[i] for i in entry.region_ids if i in mine]
         if queued:
-            return tuple(queued[:MAX_BOXES])
+            return tuple(queued)
     # The order was made for another model's regions: point at this one's own; they were stored most worth first.
-    return tuple(mine[i] for i in sorted(mine)[:MAX_BOXES])
+    return tuple(mine[i] for i in sorted(mine))
 
 
-def result_of(blobs: BlobFolder, shown: Shown, classes: ClassSet, label_type: str) -> list[dict[str, Any]]:
+def result_of(blobs: BlobStore, shown: Shown, classes: ClassSet, label_type: str) -> list[dict[str, Any]]:
     """The result for a stored prediction: one mask per class, read-only Review boxes, the scope. Checked."""
     if shown.class_blob is None:
         return []
@@ -111,8 +133,13 @@ def score_of(rank: int, size: int) -> float:
     return rank / (size + 1)
 
 
-def why_of(reasons: Sequence[str], *, audit: bool) -> str:
-    """The line above the picture. An audit tile says what it is for, and nothing of the model."""
+def why_of(reasons: Sequence[str], *, audit: bool, shown: Shown | None = None) -> str:
+    """The line above the picture, with how many regions have a box where not all have one.
+
+    An audit tile says what it is for, and nothing of the model.
+    """
     if audit:
         return "Audit tile: please draw it whole. It measures the model, so no suggestion is shown."
+    if shown is not None and len(shown.regions) < shown.region_count:
+        reasons = (*reasons, f"{len(shown.regions)} of {shown.region_count} regions shown")
     return "; ".join(reasons)

@@ -13,6 +13,7 @@ from backend.actions.rank_queue import rank_queue
 from backend.labelstudio.results import class_map_to_result, scope_item
 from backend.store import masks, predictions, projects, queue
 from backend.store.tables import Annotation, Mask, Task, Tile
+from mpamatch.domain.classes import ClassSet
 from mpamatch.files.rasters import decode_raster
 from tests.builders import Installation, add_model, disc, installation, predict_all
 
@@ -231,3 +232,30 @@ def test_a_tile_id_that_somebody_else_wrote_is_not_ours(made: Installation) -> N
     tile = made.tiles("train")[1]
     for data in ({"image": "/data/upload/1/a.png", "tile_id": tile.id}, {"tile_id": tile.id}, None, {"tile_id": True}):
         assert not adopt_task(made.database, made.project_id, {"id": 77, "data": data})
+
+
+def test_what_was_set_aside_is_read_again_once_its_class_is_known(made: Installation) -> None:
+    label = _annotation(made, disc(x=20))
+    for item in label["result"]:
+        if "brushlabels" in item["value"]:
+            item["value"]["brushlabels"] = ["Tumour"]
+    assert _read(made, label) == 1
+    assert _read(made, label) == 0  # it is still unknown, and nothing is noted twice
+    assert _masks(made) == []
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        project.classes = ClassSet.from_names(["background", "Tumour"]).to_json()
+    assert _read(made, label) == 1
+    assert [m.origin for m in _masks(made)] == ["annotated"]
+
+
+def test_a_label_on_another_tile_under_a_number_that_came_again_is_not_the_rows_tiles(made: Installation) -> None:
+    other = made.tiles("train")[1]
+    data = {"image": show_tile.link(made.keys, "http://127.0.0.1:9", other.id, NOW), "tile_id": other.id}
+    task = {"id": LS_TASK, "data": data, "annotations": [_annotation(made, disc(x=20))]}
+    assert collect_task(made.database, made.blobs, made.project_id, task, now=NOW) == 0
+    assert _masks(made) == []
+    assert adopt_task(made.database, made.project_id, task)
+    assert collect_task(made.database, made.blobs, made.project_id, task, now=NOW) == 1
+    assert [mask.tile_id for mask in _masks(made)] == [other.id]
+    assert _entry_state(made) == "open", "the tile of the task before may be asked for again"

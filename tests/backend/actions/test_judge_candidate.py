@@ -1,14 +1,16 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from backend.actions.change_champion import promote
 from backend.actions.judge_candidate import judge_candidate
 from backend.actions.open_run import open_run
-from backend.store import projects, runs
-from backend.store.tables import Model, Run
+from backend.store import masks, predictions, projects, runs
+from backend.store.tables import Image, Mask, Model, Run, Tile
 from mpamatch.domain.policy import Policy
 from tests.builders import Installation, add_model, disc, installation, predict_all
 
@@ -41,6 +43,11 @@ def _judging(made: Installation, version: str) -> tuple[Run, Model]:
         runs.move(session, row, "training", actor="test")
         runs.move(session, row, "judging", actor="test")
     return run, model
+
+
+def _holdout(predicted: list[int]) -> dict[str, Any]:
+    """What a training tells of the tiles that it kept back: both classes are there."""
+    return {"predicted_classes": predicted, "per_class": [{"pixels": 90}, {"pixels": 10}]}
 
 
 def _worse() -> np.ndarray:
@@ -110,3 +117,71 @@ def test_a_candidate_that_was_promoted_by_hand_ends_its_run(made: Installation) 
     assert _champion(made).version == "m1"
     with made.database.transaction() as session:
         assert session.get_one(Run, run.id).state == "done"
+
+
+def _state(made: Installation, run: Run) -> str:
+    with made.database.transaction() as session:
+        return session.get_one(Run, run.id).state
+
+
+def test_a_lost_audit_mask_is_set_aside_and_the_rest_is_judged(made: Installation) -> None:
+    run, model = _judging(made, "m1")
+    predict_all(made, model, disc(x=26))
+    with made.database.transaction() as session:
+        lost = next(m for m in masks.current(session, made.project_id) if m.split == "audit")
+    for mask in (m for m in _audit(made) if m.blob == lost.blob and m.mask_id != lost.mask_id):
+        pytest.fail(f"mask {mask.mask_id} has the same content")
+    made.blobs.path(lost.blob).unlink()
+    assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is None
+    assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is not None
+    assert _state(made, run) == "done"
+    with made.database.transaction() as session:
+        tile = session.get_one(Tile, lost.tile_id)
+        image = session.get_one(Image, tile.image_id)
+        assert image.state == "quarantined"
+        assert f"mask {lost.mask_id} blob {lost.blob[:12]} is missing" in (image.problem or "")
+
+
+def _audit(made: Installation) -> list[masks.CurrentMask]:
+    with made.database.transaction() as session:
+        return [m for m in masks.current(session, made.project_id) if m.split == "audit"]
+
+
+def test_a_lost_prediction_is_made_again_before_the_verdict(made: Installation) -> None:
+    run, model = _judging(made, "m1")
+    predict_all(made, model, disc(x=26))
+    tile_id = _audit(made)[0].tile_id
+    with made.database.transaction() as session:
+        lost = predictions.of(session, tile_id, model.id)
+    assert lost is not None
+    content = made.blobs.path(lost.class_blob).read_bytes()
+    made.blobs.path(lost.class_blob).write_bytes(content[:-1])
+    assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is None
+    with made.database.transaction() as session:
+        assert predictions.of(session, tile_id, model.id) is None
+    predict_all(made, model, disc(x=26))
+    assert judge_candidate(made.database, made.blobs, run.id, now=LATER) is not None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "kept_out"),
+    [
+        ({"labelled_classes": [0]}, True),
+        ({"labelled_classes": [0, 1], "holdout": _holdout([0])}, True),
+        ({"labelled_classes": [0, 1], "holdout": _holdout([0, 1])}, False),
+        ({"labelled_classes": [0, 1], "holdout": None}, False),
+    ],
+)
+def test_what_learnt_one_class_replaces_no_starter_also_without_an_audit_mask(
+    made: Installation, metrics: dict[str, Any], kept_out: bool
+) -> None:
+    run, model = _judging(made, "m1")
+    with made.database.transaction() as session:
+        session.get_one(Model, _champion(made).id).kind = "starter"
+        session.get_one(Model, model.id).metrics = metrics
+        for mask in session.scalars(select(Mask)):
+            mask.withdrawn_at = LATER
+    verdict = judge_candidate(made.database, made.blobs, run.id, now=LATER)
+    assert verdict is not None
+    assert verdict.promote is not kept_out
+    assert ("one class everywhere" in verdict.reasons[0]) is kept_out

@@ -11,7 +11,9 @@ from backend.actions.open_run import facts_of, open_run
 from backend.store import masks, projects
 from mpamatch.domain.policy import Policy
 from mpamatch.domain.schedule import decide
+from mpamatch.domain.starting import Start
 from mpamatch.files.rasters import encode_raster
+from mpamatch.files.starter import starter_archive, starter_classes
 from tests.builders import Installation, disc, installation
 
 pytestmark = pytest.mark.database
@@ -47,6 +49,24 @@ def test_a_snapshot_holds_train_labels_and_the_pool_and_nothing_of_the_audit_spl
     snapshot = _snapshot(made)
     assert [row["tile"] for row in snapshot["labelled"]] == [t.id for t in train[:2]]
     assert [row["tile"] for row in snapshot["pool"]] == [t.id for t in train[2:]]
+
+
+@pytest.mark.parametrize(("start", "fresh_head"), [("blank", False), ("encoder", True)])
+def test_a_first_run_without_a_model_begins_with_the_starters_encoder_where_the_policy_says_so(
+    made: Installation, start: Start, fresh_head: bool
+) -> None:
+    for tile in made.tiles("train")[:2]:
+        _mask(made, tile.id, disc())
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        project.policy = dataclasses.replace(projects.policy_of(project), start=start).to_json()
+    snapshot = _snapshot(made)
+    assert snapshot["start_model"] is None
+    assert snapshot["full_schedule"] is False
+    if fresh_head:
+        assert made.blobs.get(snapshot["encoder_blob"]) == starter_archive(starter_classes())
+    else:
+        assert snapshot["encoder_blob"] is None
 
 
 def test_a_partly_reviewed_tile_is_in_both_streams_and_an_abstention_in_none(made: Installation) -> None:
@@ -93,10 +113,20 @@ def test_labels_that_never_pause_start_a_run_all_the_same(made: Installation) ->
     for tile in made.tiles("train")[:2]:
         _mask(made, tile.id, disc())
     with made.database.transaction() as session:
-        facts = facts_of(session, projects.get(session, made.project_id))
+        facts = facts_of(session, projects.get(session, made.project_id), now=LATER)
     assert facts.first_change_at is not None
     assert facts.last_change_at is not None
     assert facts.first_change_at < facts.last_change_at
     busy = Policy(debounce_s=3600, retrain_after_tiles=2).trigger
     late = facts.first_change_at + timedelta(seconds=3601)
     assert decide(late, dataclasses.replace(facts, last_change_at=late), busy).start
+
+
+def test_the_first_run_from_the_starter_takes_the_whole_schedule(made: Installation) -> None:
+    for tile in made.tiles("train")[:2]:
+        _mask(made, tile.id, disc())
+    with made.database.transaction() as session:
+        champion = projects.champion(session, projects.get(session, made.project_id))
+        champion.kind, champion.blob = "starter", made.blobs.put(b"the starter")
+    snapshot = _snapshot(made)
+    assert (snapshot["start_model"], snapshot["full_schedule"], snapshot["encoder_blob"]) == (champion.id, True, None)

@@ -12,11 +12,14 @@ import pytest
 from sqlalchemy import select
 
 from backend.actions.change_champion import promote
+from backend.actions.collect_annotation import mark_removed
 from backend.actions.push_tasks import HeadReconciler, PushReport
 from backend.actions.rank_queue import rank_queue
 from backend.clock import utc_now
+from backend.labelstudio.controls import Controls
 from backend.store import images, predictions, projects, queue, tasks
-from backend.store.tables import Image, Model, Task
+from backend.store.annotations import ids_by_task
+from backend.store.tables import Annotation, Image, Model, Task
 from mpamatch.domain.policy import Policy
 from mpamatch.errors import NotFound
 from tests.builders import Installation, add_model, installation, predict_all
@@ -30,7 +33,10 @@ class Killed(BaseException):
 
 
 class Studio:
-    """What Label Studio keeps. ``kill_after``: writes until the caller dies; ``meanwhile``: called before an import."""
+    """What Label Studio keeps. ``kill_after``: writes until the caller dies; ``meanwhile``: called before an import.
+
+    Tasks are numbered from the highest that is left, as Label Studio does it on SQLite: numbers come again.
+    """
 
     def __init__(self) -> None:
         self.held: dict[int, dict[str, Any]] = {}
@@ -77,7 +83,7 @@ class Studio:
         self.meanwhile()
         ids = []
         for task in made:
-            number = next(self._numbers)
+            number = max(self.held, default=0) + 1
             predictions = [{"id": next(self._numbers), **p} for p in task["predictions"]]
             self.held[number] = {"data": task["data"], "predictions": predictions}
             ids.append(number)
@@ -155,13 +161,13 @@ def _reconcile(made: Installation, studio: Studio, *, kill_after: int | None = N
         studio.kill_after = None
 
 
-def _next_champion(made: Installation, version: str) -> None:
+def _next_champion(made: Installation, version: str, *, region_count: int = 1) -> None:
     model = add_model(made, version)
     with made.database.transaction() as session:
         project = projects.get(session, made.project_id)
         row = session.get_one(Model, model.id)
         promote(session, project, row, actor="test", now=utc_now(), provisional=False, why="")
-    predict_all(made, model)
+    predict_all(made, model, region_count=region_count)
     assert rank_queue(made.database, made.project_id)
 
 
@@ -297,3 +303,125 @@ def test_a_tile_whose_image_was_set_aside_leaves_label_studio(made: Installation
     _reconcile(made, studio)
     _check(made, studio)
     assert first.ls_task_id not in studio.held
+
+
+def _labelled_then_deleted(made: Installation, studio: Studio) -> tuple[int, int]:
+    """A person's label on the last task, whose task is then deleted there; its number and the annotation's row."""
+    number = max(studio.held)
+    with made.database.transaction() as session:
+        row = tasks.by_ls_id(session, made.project_id, number)
+        assert row is not None
+        label = Annotation(
+            project_id=made.project_id,
+            tile_id=row.tile_id,
+            ls_annotation_id=1,
+            ls_task_id=number,
+            result_blob="x",
+            updated_at=utc_now(),
+            state="present",
+        )
+        session.add(label)
+        session.flush()
+        row.state = "labelled"
+        queue.set_state(session, projects.get(session, made.project_id), [row.tile_id], "done")
+        label_id = label.id
+    del studio.held[number]
+    mark_removed(made.database, made.project_id, [number])
+    return number, label_id
+
+
+def test_a_number_that_comes_again_is_another_task_and_the_earlier_ones_label_stays(made: Installation) -> None:
+    studio = Studio()
+    _reconcile(made, studio)
+    number, label_id = _labelled_then_deleted(made, studio)
+    _reconcile(made, studio)
+    assert number in studio.held
+    _check(made, studio)
+    with made.database.transaction() as session:
+        label = session.get_one(Annotation, label_id)
+        earlier = tasks.by_ls_id(session, made.project_id, label.ls_task_id)
+        assert label.state == "present"
+        assert earlier is not None
+        assert (earlier.state, earlier.tile_id) == ("gone", label.tile_id)
+        assert number not in ids_by_task(session, made.project_id), "the new task has no labels of the earlier one"
+
+
+@pytest.mark.parametrize("kill_after", [0, 1])
+def test_a_number_that_comes_again_is_adopted_when_its_import_was_not_noted(
+    made: Installation, kill_after: int
+) -> None:
+    studio = Studio()
+    _reconcile(made, studio)
+    _labelled_then_deleted(made, studio)
+    _reconcile(made, studio, kill_after=kill_after)
+    _reconcile(made, studio)
+    _reconcile(made, studio)
+    _check(made, studio)
+
+
+def test_a_number_that_came_again_before_anybody_noticed_is_not_taken_for_the_earlier_task(made: Installation) -> None:
+    studio = Studio()
+    _reconcile(made, studio)
+    last, before = max(studio.held), len(studio.held)
+    _next_champion(made, "m1")
+
+    def somebody_deletes_the_last() -> None:
+        studio.held.pop(last, None)
+
+    studio.meanwhile = somebody_deletes_the_last
+    _reconcile(made, studio)
+    studio.meanwhile = lambda: None
+    _reconcile(made, studio)
+    _reconcile(made, studio)
+    assert len(studio.held) == before
+    _check(made, studio)
+
+
+def test_a_task_that_was_taken_for_gone_and_is_there_gets_its_row_back(made: Installation) -> None:
+    studio = Studio()
+    _reconcile(made, studio)
+    numbers = set(studio.held)
+    mark_removed(made.database, made.project_id, sorted(numbers))
+    _reconcile(made, studio)
+    assert set(studio.held) == numbers, "none is there twice"
+    _check(made, studio)
+
+
+def test_a_stray_second_task_of_a_tile_is_deleted_though_its_number_is_known(made: Installation) -> None:
+    studio = Studio()
+    _reconcile(made, studio)
+    number, _ = _labelled_then_deleted(made, studio)
+    _reconcile(made, studio)
+    first = min(studio.held)
+    with made.database.transaction() as session:
+        gone = tasks.by_ls_id(session, made.project_id, number)
+        assert gone is not None
+        session.add(Task(project_id=made.project_id, tile_id=gone.tile_id, ls_task_id=99, origin="head", state="gone"))
+    studio.held[99] = {"data": dict(studio.held[first]["data"]), "predictions": []}
+    _reconcile(made, studio)
+    assert 99 not in studio.held
+    _check(made, studio)
+
+
+@pytest.mark.parametrize(("region_count", "words"), [(6, "5 more uncertain regions"), (8, "6 of 8 regions shown")])
+def test_the_words_say_how_many_regions_have_no_box(made: Installation, region_count: int, words: str) -> None:
+    studio = Studio()
+    _next_champion(made, "m1", region_count=region_count)
+    _reconcile(made, studio)
+    audit = {t.id for t in made.tiles("audit")}
+    told = [t for t in studio.held.values() if t["data"]["tile_id"] not in audit]
+    assert told
+    for task in told:
+        assert task["data"]["why"].endswith(f"; {words}")
+        boxes = [item for item in task["predictions"][0]["result"] if item["from_name"] == "review"]
+        assert len(boxes) == 6
+
+
+def test_without_a_control_for_boxes_none_are_counted(made: Installation) -> None:
+    with made.database.transaction() as session:
+        projects.get(session, made.project_id).ls_controls = Controls(review=False).to_json()
+    studio = Studio()
+    _next_champion(made, "m1", region_count=8)
+    _reconcile(made, studio)
+    assert studio.held
+    assert not any("regions shown" in t["data"]["why"] for t in studio.held.values())

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.actions.rank_queue import rank_queue
-from backend.store import projects, queue
+from backend.actions import show_tile
+from backend.actions.rank_queue import REVIEW, rank_queue
+from backend.store import masks, projects, queue
 from backend.store.tables import Task
 from tests.builders import Installation, add_images, add_model, installation, predict_all
 
@@ -76,3 +77,30 @@ def test_another_champion_re_orders_by_its_own_regions(made: Installation) -> No
     listed = _listed(made)
     assert {e.stratum for e in listed} <= {"score", "exploration", "audit"}
     assert "below 0.95" in " ".join(listed[0].reasons)
+
+
+def test_masks_that_came_with_the_images_are_reviewed_once_nothing_else_is_left(
+    database_url: str, tmp_path: Path
+) -> None:
+    made = installation(database_url, tmp_path, train=3, audit=2, masked=True)
+    add_images(made, train=1, audit=0, masked=False, first=50)
+    _champion(made)
+    rank_queue(made.database, made.project_id)
+    (unlabelled,) = _listed(made)
+    assert unlabelled.reasons[0] != REVIEW
+
+    with made.database.transaction() as session:
+        masks.append(
+            session, tile_id=unlabelled.tile_id, origin="annotated", blob=made.blobs.put(b"x"), reviewed_share=1.0
+        )
+        queue.set_state(session, projects.get(session, made.project_id), [unlabelled.tile_id], "done")
+    assert rank_queue(made.database, made.project_id) is True
+    listed = _listed(made)
+    assert {e.tile_id for e in listed} == {t.id for t in made.tiles("train")} - {unlabelled.tile_id}
+    assert all(e.reasons[0] == REVIEW for e in listed)
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        version = projects.champion(session, project).version
+        shown = show_tile.read_shown(session, project, version, [e.tile_id for e in listed])
+    assert all(one.regions == () for one in shown.values())  # boxes would take the rest of the mask out of training
+    assert rank_queue(made.database, made.project_id) is False

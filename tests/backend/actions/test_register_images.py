@@ -5,6 +5,7 @@ import pytest
 
 from backend.actions.register_images import RegisterItem, register
 from backend.store import images, masks
+from backend.store.tables import Image
 from mpamatch.files.images import encode_png, read_image
 from mpamatch.files.masks import write_mask
 from mpamatch.files.rasters import decode_raster, encode_raster
@@ -88,6 +89,29 @@ def test_a_group_keeps_its_split_as_more_images_come(made: Installation, tmp_pat
         assert {g: splits[g] for g in before} == before
         before = splits
     assert set(before.values()) == {"train", "audit"}
+
+
+def test_an_image_that_is_mended_keeps_its_group_its_split_and_its_scale(made: Installation, tmp_path: Path) -> None:
+    path = _png(tmp_path, "a.png", picture(7))
+    item = RegisterItem(path, "case-1", split="audit", um_per_px=0.5)
+    register(made.database, made.blobs, made.project_id, [item])
+    (tile,) = made.tiles()
+    content = made.blobs.path(tile.png_blob).read_bytes()
+    made.blobs.path(tile.png_blob).unlink()
+    with made.database.transaction() as session:
+        images.quarantine(session, tile.image_id, "its picture is gone", actor="test")
+    report = register(
+        made.database, made.blobs, made.project_id, [RegisterItem(path, "case-2", split="train", um_per_px=2.0)]
+    )
+    assert report.problems == [
+        f"{path}: is in group case-1 already, not in case-2; an image keeps its group; correct the manifest"
+    ]
+    with made.database.transaction() as session:
+        image = session.get_one(Image, tile.image_id)
+        assert (image.state, image.problem) == ("ready", None)
+        assert (image.group_name, image.split, image.um_per_px) == ("case-1", "audit", 0.5)
+    assert made.blobs.get(tile.png_blob) == content
+    assert len(made.tiles()) == 1
 
 
 def test_a_mask_of_another_size_is_one_line_and_the_image_stays(made: Installation, tmp_path: Path) -> None:
