@@ -82,7 +82,8 @@ class LabelStudioClient:
         found: list[Json] = []
         page = 1
         while True:
-            answer = self._object("GET", "/api/projects", params={"page": page, "page_size": PAGE_SIZE})
+            params = {"page": page, "page_size": PAGE_SIZE}
+            answer = self._object("GET", "/api/projects", params=params, holding="results")
             found += answer["results"]
             if not answer.get("next"):
                 return found
@@ -98,9 +99,6 @@ class LabelStudioClient:
     def update_project(self, project_id: int, **fields: Any) -> Json:
         return self._object("PATCH", f"/api/projects/{project_id}", json=fields)
 
-    def delete_project(self, project_id: int) -> None:
-        self._call("DELETE", f"/api/projects/{project_id}")
-
     # -- our backend and its webhook
 
     def add_ml_backend(self, project_id: int, url: str, title: str, user: str, password: str) -> Json:
@@ -110,16 +108,8 @@ class LabelStudioClient:
     def ml_backends(self, project_id: int) -> list[Json]:
         return self._list("GET", "/api/ml", params={"project": project_id})
 
-    def update_ml_backend(self, ml_id: int, project_id: int, url: str, title: str, user: str, password: str) -> Json:
-        """All fields at once: a part of them is a 500 on the server."""
-        return self._object("PATCH", f"/api/ml/{ml_id}", json=_backend(project_id, url, title, user, password))
-
     def delete_ml_backend(self, ml_id: int) -> None:
         self._call("DELETE", f"/api/ml/{ml_id}")
-
-    def train(self, ml_id: int) -> None:
-        """What Start Training does: the backend receives START_TRAINING."""
-        self._call("POST", f"/api/ml/{ml_id}/train", json={})
 
     def webhooks(self, project_id: int) -> list[Json]:
         return self._list("GET", "/api/webhooks/", params={"project": project_id})
@@ -127,11 +117,6 @@ class LabelStudioClient:
     def add_webhook(self, project_id: int, url: str, headers: Mapping[str, str], actions: Sequence[str] = ()) -> Json:
         """``actions``: none means all."""
         return self._object("POST", "/api/webhooks/", json={"project": project_id} | _hook(url, headers, actions))
-
-    def update_webhook(
-        self, webhook_id: int, url: str, headers: Mapping[str, str], actions: Sequence[str] = ()
-    ) -> Json:
-        return self._object("PATCH", f"/api/webhooks/{webhook_id}/", json=_hook(url, headers, actions))
 
     def delete_webhook(self, webhook_id: int) -> None:
         self._call("DELETE", f"/api/webhooks/{webhook_id}/")
@@ -192,7 +177,7 @@ class LabelStudioClient:
         page = 1
         while True:
             try:
-                found = self._object("GET", "/api/tasks", params=params | {"page": page})["tasks"]
+                found = self._object("GET", "/api/tasks", params=params | {"page": page}, holding="tasks")["tasks"]
             except NotFound:
                 if page == 1:
                     raise  # the project itself
@@ -204,7 +189,7 @@ class LabelStudioClient:
 
     def task(self, task_id: int) -> Json:
         """One task with annotations, predictions of all versions, and the drafts of the token's own user."""
-        return self._object("GET", f"/api/tasks/{task_id}", params={"resolve_uri": "false"})
+        return self._object("GET", f"/api/tasks/{task_id}", params={"resolve_uri": "false"}, holding="annotations")
 
     def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> int:
         """Returns how many were there to delete."""
@@ -213,15 +198,6 @@ class LabelStudioClient:
     def update_task_data(self, task_id: int, data: Json) -> Json:
         """``data`` replaces what is there: send the whole."""
         return self._object("PATCH", f"/api/tasks/{task_id}", json={"data": data})
-
-    def next_task(self, project_id: int) -> Json | None:
-        """The next task by the project's sampling, locked for the token's user; None when none is left."""
-        return self._or_none("GET", f"/api/projects/{project_id}/next")
-
-    def next_task_by_action(self, project_id: int) -> Json | None:
-        """The same as the web page asks for it when Label All Tasks is pressed."""
-        params = {"id": "next_task", "project": project_id}
-        return self._or_none("POST", "/api/dm/actions", params=params, json={"project": str(project_id)})
 
     # -- predictions
 
@@ -250,10 +226,6 @@ class LabelStudioClient:
         """Who has its task open cannot submit any more: the page names a prediction that is gone, and gets a 400."""
         self._call("DELETE", f"/api/predictions/{prediction_id}/")
 
-    def delete_predictions_of_tasks(self, project_id: int, task_ids: Sequence[int]) -> int:
-        """All versions of these tasks; returns how many were deleted. Not for open tasks, see ``delete_prediction``."""
-        return self._action("delete_tasks_predictions", project_id, task_ids)
-
     def model_versions(self, project_id: int) -> dict[str, int]:
         """Predictions by version."""
         return self._object("GET", f"/api/projects/{project_id}/model-versions")
@@ -272,21 +244,12 @@ class LabelStudioClient:
 
     # -- annotations
 
-    def annotation(self, annotation_id: int) -> Json:
-        return self._object("GET", f"/api/annotations/{annotation_id}")
-
     def create_annotation(
         self, task_id: int, result: Sequence[Json], lead_time_s: float | None = None, **fields: Any
     ) -> Json:
         """``fields``: ``was_cancelled``, ``parent_prediction``, ``unique_id`` (a UUID: sent twice, Conflict)."""
         body = {"result": list(result), **({"lead_time": lead_time_s} if lead_time_s is not None else {}), **fields}
         return self._object("POST", f"/api/tasks/{task_id}/annotations/", json=body)
-
-    def update_annotation(self, annotation_id: int, **fields: Any) -> Json:
-        return self._object("PATCH", f"/api/annotations/{annotation_id}/", json=fields)
-
-    def delete_annotation(self, annotation_id: int) -> None:
-        self._call("DELETE", f"/api/annotations/{annotation_id}/")
 
     def annotation_ids(self, project_id: int) -> dict[int, tuple[int, ...]]:
         """Annotation ids by task, skips included, for finding what was deleted: tasks without any are left out."""
@@ -306,9 +269,12 @@ class LabelStudioClient:
 
         Raises BadInput for another host or scheme and for more than ``max_bytes``.
         """
-        url = urljoin(self.url + "/", path_or_url)
-        if not self._connection.is_own(url):
-            host = urlsplit(url).netloc or urlsplit(url).scheme
+        try:
+            url = urljoin(self.url + "/", path_or_url)
+            own, host = self._connection.is_own(url), urlsplit(url).netloc or urlsplit(url).scheme
+        except ValueError:  # a person wrote it, and no parser reads it
+            url, own, host = "", False, path_or_url[:100]
+        if not own or not url.isprintable():
             raise BadInput(
                 f"picture at {host!r}", "is not below the connected Label Studio", f"upload it to {self.url}"
             )
@@ -326,10 +292,16 @@ class LabelStudioClient:
     def _call(self, method: str, path: str, *, params: Json | None = None, json: Any = None) -> Any:
         return self._connection.call(method, path, params=params, json=json)
 
-    def _object(self, method: str, path: str, *, params: Json | None = None, json: Any = None) -> Json:
+    def _object(
+        self, method: str, path: str, *, params: Json | None = None, json: Any = None, holding: str | None = None
+    ) -> Json:
+        """``holding``: the field without which the answer is not the one that we know."""
         answer = self._call(method, path, params=params, json=json)
         if not isinstance(answer, dict):
             raise Unavailable(f"{method} {path}", "answered no JSON object", "is this address a Label Studio?")
+        if holding is not None and holding not in answer:
+            problem = f"answers differently than expected: without `{holding}`"
+            raise Unavailable(f"{method} {path}", problem, "is it another version of Label Studio?")
         return answer
 
     def _list(self, method: str, path: str, *, params: Json | None = None) -> list[Json]:
@@ -337,14 +309,6 @@ class LabelStudioClient:
         if not isinstance(answer, list):
             raise Unavailable(f"{method} {path}", "answered no JSON list", "is this address a Label Studio?")
         return answer
-
-    def _or_none(self, method: str, path: str, *, params: Json | None = None, json: Any = None) -> Json | None:
-        try:
-            return self._object(method, path, params=params, json=json)
-        except NotFound as error:
-            if "no tasks" in error.problem.lower() or "no more" in error.problem.lower():
-                return None
-            raise
 
 
 def _backend(project_id: int, url: str, title: str, user: str, password: str) -> Json:

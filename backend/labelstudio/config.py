@@ -44,7 +44,8 @@ class ConfigReading:
     """What a configuration offers. ``class_names``: labels of the segmentation control, in order.
 
     ``seg``, ``review``, ``scope``: the controls of these names exist on the image; ``why``: a header shows ``$why``;
-    ``image_key``: the task data key that holds the image.
+    ``image_key``: the task data key that holds the image; ``seg_name`` and ``image_name``: what the segmentation
+    control and its image are called; ``others``: the controls besides, which results may hold and we do not read.
     """
 
     label_type: LabelType | None
@@ -54,6 +55,9 @@ class ConfigReading:
     scope: bool
     why: bool
     image_key: str | None
+    seg_name: str | None = None
+    image_name: str | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -110,6 +114,13 @@ def read_config(xml: str) -> ConfigReading:
         scope=set(SCOPES) <= scopes,
         why=any(_tag(e) == "header" and e.get("value") == "$why" for e in elements),
         image_key=(image.get("value") or "").removeprefix("$") or None if image is not None else None,
+        seg_name=None if seg is None else seg.get("name"),
+        image_name=None if image is None else image.get("name"),
+        others=tuple(
+            e.get("name") or _tag(e)
+            for e in elements
+            if e is not seg and e.get("toName") and e.get("name") not in (REVIEW, SCOPE)
+        ),
     )
 
 
@@ -124,7 +135,7 @@ def check_same_classes(reading: ConfigReading, classes: ClassSet) -> None:
         return
     parts = [f"unknown here: {', '.join(new)}"] if new else []
     parts += [f"missing there: {', '.join(gone)}"] if gone else []
-    remedy = "undo the change in Label Studio, or decide in the project what becomes of these classes"
+    remedy = "undo the change in Label Studio, or make a new project of it: old masks keep the classes that they have"
     raise Conflict("labels in Label Studio", "; ".join(parts), remedy)
 
 

@@ -98,7 +98,7 @@ class Connection:
             try:
                 response = self._send(name, method, url, params, json, max_bytes)
             except httpx.TransportError as error:
-                if not waits:
+                if not waits or isinstance(error, httpx.TimeoutException):  # a slow one is not helped by asking again
                     raise _unreachable(name, self.url, error) from error
                 self._sleep(waits.pop(0))
                 continue

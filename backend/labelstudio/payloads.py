@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ def redact(body: Any) -> Any:
         return [redact(v) for v in body]
     if isinstance(body, str):
         return _storable(body) if len(body) <= MAX_TEXT else f"text of {len(body)} characters"
+    if isinstance(body, float) and not math.isfinite(body):  # 1e999 is plain JSON, and no number that can be stored
+        return None
     return body
 
 

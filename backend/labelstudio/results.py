@@ -236,7 +236,9 @@ def _item(
     return item if score is None else item | {"score": round(float(score), 6)}
 
 
-def _check_items(result: Sequence[Mapping[str, Any]]) -> None:
+def _check_items(result: Any) -> None:
+    if not isinstance(result, list | tuple):
+        raise BadInput("result", "is no list", "send a list of regions, empty where nothing was drawn")
     for number, item in enumerate(result):
         if not isinstance(item, Mapping) or not isinstance(item.get("value", {}), Mapping):
             raise BadInput(f"result[{number}]", "is no region", "send a list of objects with a value each")

@@ -1,4 +1,4 @@
-"""What Label Studio's tests share: bodies recorded from a real server, and a real server of their own."""
+"""What Label Studio's tests share: bodies recorded from a real server."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.label_studio_server import real_label_studio
-
-__all__ = ["real_label_studio", "recorded"]
 
 RECORDED = Path(__file__).resolve().parents[4] / "shared" / "fixtures" / "label-studio"
 

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from backend.labelstudio.client import IMPORT_CHUNK, PAGE_SIZE, LabelStudioClient
-from mpamatch.errors import BadInput, Conflict, NotFound
+from mpamatch.errors import BadInput, Conflict, NotFound, Unavailable
+from tests import label_studio_person as person
 
 URL = "http://label.example:8080"
 pytestmark = pytest.mark.shared
@@ -65,7 +66,7 @@ def test_a_backend_is_added_with_its_password(recorded):
 def test_training_is_started_and_the_empty_answer_accepted(recorded):
     call = recorded("ml-train")["label_studio_call"][0]
     server = Server(lambda request: httpx.Response(call["status"], text=call["response"]))
-    assert server.client.train(10) is None
+    assert person.start_training(server.client, 10) is None
     assert server.requests[0].url.path == call["request"]["path"]
 
 
@@ -141,18 +142,18 @@ def test_versions_are_listed_set_and_deleted(recorded):
 
 
 def test_the_next_task_comes_with_its_queue_and_none_is_none(recorded):
-    assert replay(recorded("rest-next-task")[0]).client.next_task(56)["id"] == 1594
+    assert person.next_task(replay(recorded("rest-next-task")[0]).client, 56)["id"] == 1594
     empty = recorded("rest-next-empty")[0]
-    assert replay(empty).client.next_task(56) is None
-    assert answering(empty["status"], empty["response"]).client.next_task_by_action(56) is None
+    assert person.next_task(replay(empty).client, 56) is None
+    assert person.next_task_by_action(answering(empty["status"], empty["response"]).client, 56) is None
     with pytest.raises(NotFound):
-        answering(404, {"detail": "No Project matches the given query."}).client.next_task(99)
+        person.next_task(answering(404, {"detail": "No Project matches the given query."}).client, 99)
 
 
 def test_label_all_tasks_is_asked_for_as_the_page_does(recorded):
     pressed = next(r for r in recorded("ui-next-task-requests") if "Label All Tasks" in r["how"])
     server = answering(200, {"id": 1})
-    server.client.next_task_by_action(24)
+    person.next_task_by_action(server.client, 24)
     assert server.body() == pressed["body"]
     assert server.requests[0].url.params["id"] == "next_task"
 
@@ -185,7 +186,7 @@ def test_a_configuration_that_labels_contradict_is_refused_in_the_servers_words(
 def test_predictions_of_tasks_are_deleted_by_the_data_manager(recorded):
     once = recorded("rest-dm-delete-predictions")[0]
     server = replay(once)
-    assert server.client.delete_predictions_of_tasks(56, [1, 2]) == 5
+    assert person.delete_predictions_of_tasks(server.client, 56, [1, 2]) == 5
     assert server.body() == {"selectedItems": {"all": False, "included": [1, 2]}}
 
 
@@ -193,7 +194,7 @@ def test_deleting_no_tasks_asks_nothing():
     """An empty selection must never be sent: the server might read it as all."""
     server = answering(200, {"processed_items": 99})
     assert server.client.delete_tasks(1, []) == 0
-    assert server.client.delete_predictions_of_tasks(1, []) == 0
+    assert person.delete_predictions_of_tasks(server.client, 1, []) == 0
     assert not server.requests
 
 
@@ -286,3 +287,11 @@ def test_projects_are_read_page_by_page():
         return httpx.Response(200, json={"results": [{"id": page}], "next": "there" if page < 3 else None})
 
     assert [p["id"] for p in Server(answer).client.projects()] == [1, 2, 3]
+
+
+def test_an_answer_of_another_shape_is_said_as_such_and_not_as_a_fault_of_ours():
+    server = answering(200, {"items": [], "count": 0})
+    with pytest.raises(Unavailable, match="GET /api/tasks: answers differently than expected: without `tasks`"):
+        list(server.client.tasks(56))
+    with pytest.raises(Unavailable, match="without `annotations`"):
+        server.client.task(1)

@@ -114,15 +114,20 @@ def test_a_status_becomes_the_error_that_says_what_to_do_next(status, error):
         Server(httpx.Response(status, json={"detail": "why"})).connection().call("POST", "/api/x", json={})
 
 
-@pytest.mark.parametrize(
-    "failure", [httpx.ConnectError("no"), httpx.ReadTimeout("no"), httpx.Response(503), httpx.Response(429)]
-)
+@pytest.mark.parametrize("failure", [httpx.ConnectError("no"), httpx.Response(503), httpx.Response(429)])
 def test_a_get_is_tried_again_after_a_pause(failure):
     server = Server(failure, failure, ok({"late": True}))
     assert server.connection().call("GET", "/api/x") == {"late": True}
     assert len(server.slept) == 2
     with pytest.raises(Unavailable):
         Server(failure).connection().call("GET", "/api/x")
+
+
+def test_a_server_that_is_too_slow_is_not_asked_again_at_once():
+    server = Server(httpx.ReadTimeout("no"))
+    with pytest.raises(Unavailable):
+        server.connection().call("GET", "/api/x")
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "DELETE"])

@@ -14,6 +14,7 @@ from backend.labelstudio.config import labelling_config
 from backend.labelstudio.results import ReviewBox, class_map_to_result, result_to_mask
 from mpamatch.domain.classes import IGNORE, ClassSet
 from mpamatch.domain.tiling import Box
+from tests import label_studio_person as person
 from tests.flows.browser import LabelStreamBrowser, find_chromium
 
 pytestmark = [pytest.mark.labelstudio, pytest.mark.browser, pytest.mark.timeout(600)]
@@ -89,7 +90,7 @@ def test_an_annotator_works_through_the_stream(client, real_label_studio, browse
     assert found.scope == "only the boxes"
     assert (found.mask != IGNORE).sum() == BOX.area_px
     assert [i.get("readonly") for i in untouched["result"] if i["from_name"] == "review"] == [True]
-    assert client.annotation(untouched["id"])["result"] == untouched["result"]
+    assert person.annotation(client, untouched["id"])["result"] == untouched["result"]
 
     assert browser.current_task_id() == ids[1]
     browser.draw_brush_stroke("Stroma", [(0.7, 0.2), (0.85, 0.2), (0.85, 0.4)])
@@ -139,6 +140,6 @@ def test_a_page_that_was_open_during_a_roll_out_can_submit_only_while_its_predic
     first = browser.submit()
     assert client.prediction(first["parent_prediction"])["model_version"] == "m1"
     assert browser.current_task()["predictions"][0]["model_version"] == "m2"
-    client.delete_predictions_of_tasks(project_id, ids[1:])
+    person.delete_predictions_of_tasks(client, project_id, ids[1:])
     with pytest.raises(AssertionError, match="parent_prediction"):
         browser.submit()

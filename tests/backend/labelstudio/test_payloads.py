@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 
@@ -176,7 +177,7 @@ def test_predict_parameters_are_not_kept():
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=6),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=6),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(), max_size=5), inner, max_size=4)
     ),
@@ -185,9 +186,26 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_what_is_kept_can_always_be_stored(value):
-    text = json.dumps(redact(value), ensure_ascii=False)
+    text = json.dumps(redact(value), ensure_ascii=False, allow_nan=False)
     text.encode("utf-8")
     assert "\\u0000" not in text
+
+
+@given(
+    st.dictionaries(st.sampled_from(["action", "project", "task", "tasks", "annotation", "annotations"]), json_values)
+)
+def test_any_body_is_understood_or_refused_and_says_the_same_twice(body):
+    with contextlib.suppress(BadInput):
+        event = parse_webhook(body)
+        assert event == parse_webhook(json.loads(json.dumps(body)))
+        assert all(0 < number < 1 << 63 for number in (event.project_id, *event.task_ids, *event.annotation_ids))
+        assert len(event.dedupe_key) <= 300
+
+
+@given(st.binary(max_size=40) | json_values.map(lambda v: json.dumps(v).encode()))
+def test_any_bytes_are_plain_json_or_refused(body):
+    with contextlib.suppress(BadInput):
+        json.dumps(load_json(body))
 
 
 def test_pixels_are_left_out_and_what_names_the_label_stays():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from backend.labelstudio.results import (
     ReviewBox,
@@ -58,7 +59,11 @@ def test_a_class_map_survives_as_every_label_type(label_type, class_map):
     height, width = class_map.shape
     result = class_map_to_result(class_map, CLASSES, label_type=label_type)
     validate_result(json.loads(json.dumps(result)), CLASSES, width, height)
-    assert (paint(result, width=width, height=height, classes=CLASSES) == class_map).all()
+    painted = paint(result, width=width, height=height, classes=CLASSES)
+    if label_type == "polygon":  # outlines are drawn with fewer corners: only pixels at a border may differ
+        border = ndimage.grey_dilation(class_map, size=3) != ndimage.grey_erosion(class_map, size=3)
+        painted = np.where(border, class_map, painted)
+    assert (painted == class_map).all()
 
 
 def test_there_is_one_region_per_class_that_is_present_then_boxes_then_the_scope():
