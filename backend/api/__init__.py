@@ -1,1 +1,1 @@
-"""HTTP: the Label Studio protocol, tile pictures and health."""
+"""HTTP: the Label Studio protocol, REST, tile pictures and health."""

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from backend.api import health, ml_backend, tiles
+from backend.api import health, metrics, ml_backend, tiles
 from backend.api.errors import add_error_handlers
 from backend.api.limits import BodyLimit
 from backend.api.parts import Parts
+from backend.api.v1 import images, models, projects, queue, runs
 from backend.settings import Settings
-from backend.store.blobs import BlobFolder
+from backend.store.open_blobs import open_blobs
 from backend.store.secrets import KeyRing
 from backend.store.sessions import Database
 from backend.wakeups import Wakeups
@@ -24,7 +25,7 @@ def create_app(settings: Settings) -> FastAPI:
     parts = Parts(
         settings=settings,
         database=Database(settings.require_database_url()),
-        blobs=BlobFolder(settings.blobs_folder),
+        blobs=open_blobs(settings),
         keys=KeyRing.at(settings.state / "key"),
         wakeups=Wakeups(settings.require_broker_url()),
     )
@@ -38,8 +39,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="mpamatch", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.parts = parts
+    app.state.metrics = metrics.Metrics(parts)
     app.add_middleware(BodyLimit, limit_mb=settings.body_limit_mb, predict_limit_mb=settings.predict_body_limit_mb)
     add_error_handlers(app)
-    for part in (health, ml_backend, tiles):
+    for part in (health, metrics, ml_backend, tiles, projects, images, queue, runs, models):
         app.include_router(part.router)
     return app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +21,30 @@ STATUS: dict[type[MpamatchError], tuple[int, str]] = {
     Conflict: (409, "Conflict"),
     Unavailable: (503, "Unavailable"),
     Cancelled: (409, "Cancelled"),
+}
+
+# What a ``responses`` entry says of a problem document in the schema.
+DOCUMENT: Final[dict[str, Any]] = {
+    "application/problem+json": {
+        "schema": {
+            "title": "Problem",
+            "type": "object",
+            "required": ["type", "title", "status", "detail"],
+            "properties": {
+                "type": {"type": "string"},
+                "title": {"type": "string"},
+                "status": {"type": "integer"},
+                "detail": {"type": "string"},
+                "item": {"type": "string"},
+                "remedy": {"type": "string"},
+            },
+        }
+    }
+}
+# What a router's ``responses`` say of errors in the schema: any route may answer with a problem document.
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"description": "Refused", "content": DOCUMENT},
+    "5XX": {"description": "Not possible now", "content": DOCUMENT},
 }
 
 

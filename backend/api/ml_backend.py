@@ -6,6 +6,7 @@ Nothing here computes: predictions are stored rows, and a webhook is written dow
 from __future__ import annotations
 
 import json
+import logging
 import time
 from typing import Any
 
@@ -16,14 +17,25 @@ from starlette.responses import JSONResponse
 
 from backend.actions import open_run, show_tile
 from backend.api.auth import require_basic, require_webhook
+from backend.api.errors import PROBLEMS
+from backend.api.limits import MB
 from backend.api.parts import Parts, parts_of
 from backend.clock import utc_now
-from backend.labelstudio.payloads import parse_webhook, redact
+from backend.labelstudio.controls import Controls
+from backend.labelstudio.payloads import load_json, parse_webhook, redact
 from backend.store import images, inbox, models, predictions, projects, queue, tasks
 from backend.store.tables import Project
-from mpamatch.errors import BadInput
+from mpamatch.domain.classes import ClassSet
+from mpamatch.errors import BadInput, NotFound
 
-router = APIRouter(prefix="/ml/{key}", tags=["label studio"])
+LOG = logging.getLogger("mpamatch.predict")
+
+router = APIRouter(prefix="/ml/{key}", tags=["label studio"], responses=PROBLEMS)
+
+# Bodies are read by hand, within limits of our own; the schema says only that there is one.
+BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+}
 
 POLL_S = 0.25
 # Our own imports and version switches come back as webhooks; these actions are the ones that tell us something.
@@ -60,7 +72,7 @@ def versions(request: Request, key: str) -> dict[str, list[str]]:
         return {"versions": [m.version for m in reversed(models.all_of(session, project.id))]}
 
 
-@router.post("/predict", response_model=None)
+@router.post("/predict", response_model=None, openapi_extra=BODY)
 async def predict(request: Request, key: str) -> JSONResponse:
     """Stored predictions for the tasks; what is missing is asked for, awaited a while, then left empty."""
     body = await _json(request)
@@ -74,10 +86,15 @@ async def train(request: Request, key: str) -> dict[str, str]:
     return await run_in_threadpool(_start_training, request, key)
 
 
-@router.post("/webhook")
+@router.post("/webhook", openapi_extra=BODY)
 async def webhook(request: Request, key: str) -> dict[str, str]:
     """Durable first, then acknowledged. A delivery that came before is acknowledged and changes nothing."""
-    body = await _json(request)
+    try:
+        body = load_json(await request.body(), max_bytes=parts_of(request).settings.body_limit_mb * MB)
+    except BadInput as error:
+        raise HTTPException(400, f"the body {error.problem}") from None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "the body is not a JSON object")
     return await run_in_threadpool(_receive, request, key, body)
 
 
@@ -93,12 +110,15 @@ def _receive(request: Request, key: str, body: dict[str, Any]) -> dict[str, str]
             raise BadInput("webhook", f"speaks of project {event.project_id}", "point it at its own project's address")
         if event.action not in HEARD or _our_own_tasks(body):
             return {"status": "nothing to do"}
+        full = event.action == "TASKS_CREATED"
+        # One wake-up takes in all that waits: a storm of deliveries must not become a storm of messages.
+        wake = full or not inbox.any_waiting(session, project.id)
         new = inbox.keep(
             session, project_id=project.id, dedupe_key=event.dedupe_key, action=event.action, payload=redact(body)
         )
         project_id = project.id
-    if new:
-        parts.wakeups.sync(project_id, full=event.action == "TASKS_CREATED")
+    if new and wake:
+        parts.wakeups.sync(project_id, full=full)
     return {"status": "kept" if new else "known"}
 
 
@@ -144,12 +164,22 @@ def _answers(parts: Parts, project_id: int, version: str, tile_ids: list[int]) -
         ranks = {t: e.rank for t, e in queue.of_tiles(session, project, tile_ids).items()}
     return {
         tile_id: {
-            "result": show_tile.result_of(parts.blobs, s, classes, project.label_type),
+            "result": _result_of(parts, s, classes, project),
             "score": show_tile.score_of(ranks[tile_id], size) if tile_id in ranks else None,
             "model_version": version,
         }
         for tile_id, s in shown.items()
     }
+
+
+def _result_of(parts: Parts, shown: show_tile.Shown, classes: ClassSet, project: Project) -> list[dict[str, Any]]:
+    """A tile's result; an empty one where it cannot be shown, which must not cost the others their answer."""
+    try:
+        result = show_tile.result_of(parts.blobs, shown, classes, project.label_type)
+        return Controls.from_json(project.ls_controls).worded(result)
+    except (BadInput, NotFound) as error:
+        LOG.warning("project=%s tile=%s answered empty: %s", project.id, shown.tile_id, error)
+        return []
 
 
 def _await_predictions(parts: Parts, project_id: int, version: str, tile_ids: list[int]) -> None:

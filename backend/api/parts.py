@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from backend.settings import Settings
-from backend.store.blobs import BlobFolder
+from backend.store.blobs import BlobStore
 from backend.store.secrets import KeyRing
 from backend.store.sessions import Database
 from backend.wakeups import Wakeups
@@ -19,7 +19,7 @@ class Parts:
 
     settings: Settings
     database: Database
-    blobs: BlobFolder
+    blobs: BlobStore
     keys: KeyRing
     wakeups: Wakeups
 

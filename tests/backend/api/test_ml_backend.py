@@ -13,8 +13,9 @@ from backend.actions.rank_queue import rank_queue
 from backend.actions.show_tile import link
 from backend.api.app import create_app
 from backend.settings import Settings
-from backend.store import projects
+from backend.store import inbox, projects
 from backend.store.tables import Inbox, Task
+from backend.wakeups import Wakeups
 from tests.builders import Installation, add_model, installation, predict_all
 
 pytestmark = pytest.mark.database
@@ -133,6 +134,20 @@ def test_a_webhook_is_on_the_disk_before_it_is_acknowledged_and_counts_once(
     assert "not-to-be-kept" not in stored
 
 
+def test_one_wake_up_takes_in_all_that_waits(
+    client: TestClient, made: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(Wakeups, "sync", lambda self, project_id, full=False: sent.append(project_id))
+    for minute in range(5):
+        _webhook(client, _created(f"2026-03-01T10:{minute:02}:00Z"))
+    assert sent == [made.project_id]
+    with made.database.transaction() as session:
+        inbox.applied(session, list(session.scalars(select(Inbox.id))), now=datetime.now(UTC))
+    _webhook(client, _created("2026-03-01T11:00:00Z"))
+    assert sent == [made.project_id] * 2
+
+
 def test_a_forged_webhook_leaves_nothing(client: TestClient, made: Installation) -> None:
     assert _webhook(client, _created(), secret="guess").status_code == 401
     assert _webhook(client, {**_created(), "project": {"id": 1}}).status_code == 422
@@ -205,6 +220,24 @@ def test_recorded_predict_requests_are_answered_one_for_one(client: TestClient, 
         for body in bodies:
             answer = client.post("/ml/test-glands/predict", json=body, headers=_basic()).json()
             assert len(answer["results"]) == len(body["tasks"]), name
+
+
+def test_the_recorded_connecting_is_answered_with_the_version_that_is_shown(
+    client: TestClient, shared_dir: Path
+) -> None:
+    folder = shared_dir / "fixtures" / "label-studio"
+    calls = _deliveries(json.loads((folder / "ml-connect-requests.json").read_text())["data"])
+    calls += json.loads((folder / "ml-versions.json").read_text())["data"]["ml_backend_received"]
+    told = {}
+    for call in calls:
+        path = f"/ml/test-glands{call['path']}"
+        answer = client.request(call["method"], path, json=call["body"], headers=_basic())
+        assert answer.status_code == 200, call["path"]
+        told[call["path"]] = answer.json()
+        strange = client.request(call["method"], path, json=call["body"], headers=call["headers"])
+        assert strange.status_code == 401, "the recorded password is not ours"
+    assert told["/setup"] == {"model_version": "m1"}
+    assert "m1" in told["/versions"]["versions"]
 
 
 def _deliveries(recorded: Any) -> list[dict[str, Any]]:
