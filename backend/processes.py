@@ -195,5 +195,3 @@ def wait_gone(records: Sequence[ProcessRecord], timeout_s: float) -> bool:
             return False
         time.sleep(0.02)
     return True
-
-

@@ -146,9 +146,7 @@ class EmbeddedPostgres:
         return f"postgresql+psycopg://{role}@/{database}?host={quote(str(self.sockets), safe='/')}"
 
     def _connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
-        return psycopg.connect(
-            host=str(self.sockets), dbname=database, user=_ADMIN, autocommit=True, connect_timeout=5
-        )
+        return psycopg.connect(host=str(self.sockets), dbname=database, user=_ADMIN, autocommit=True, connect_timeout=5)
 
     def _pinned_major(self) -> int:
         """The major version that made the data: its files are readable by no other."""

@@ -7,10 +7,15 @@ never fails the caller.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu import Connection
+from kombu.exceptions import KombuError, OperationalError
+
+from mpamatch.errors import Unavailable
 
 LOG = logging.getLogger("mpamatch.wakeups")
 
@@ -19,6 +24,7 @@ PREDICT = "mpamatch.predict"
 TRAIN = "mpamatch.train"
 SWEEP = "mpamatch.sweep"
 QUEUES = {SYNC: "io", SWEEP: "io", PREDICT: "predict", TRAIN: "train"}
+
 # A message held by a worker longer than this is given to another one as well; our leases make that harmless.
 VISIBILITY_TIMEOUT_S = 12 * 3600
 # An older wake-up tells nothing that the sweep has not said again; a worker that was away does not wade through them.
@@ -71,6 +77,7 @@ class Wakeups:
         self._send(PREDICT, [])
 
     def train(self) -> None:
+        """Wake a train worker that is free: one that trains takes no message."""
         self._send(TRAIN, [])
 
     def _send(self, name: str, arguments: list[Any]) -> None:
@@ -78,3 +85,19 @@ class Wakeups:
             self._app.send_task(name, arguments, queue=QUEUES[name], retry=False, expires=EXPIRES_S)
         except (OperationalError, OSError) as error:
             LOG.warning("wake-up %s not sent (%s); the sweep will", name, type(error).__name__)
+
+
+@contextmanager
+def broker_client(url: str, *, timeout_s: float) -> Iterator[Any]:
+    """A plain client of the broker, for looking and for signs of life. Raises Unavailable."""
+    options = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "max_retries": 0}
+    connection = Connection(url, transport_options=options)
+    # The client's own errors, whose classes only its transport may name.
+    errors = (OSError, KombuError, *connection.connection_errors, *connection.channel_errors)
+    try:
+        with connection:
+            channel: Any = connection.default_channel
+            yield channel.client
+    except errors as error:
+        remedy = "start `mpamatch up`, or check MPAMATCH_BROKER_URL"
+        raise Unavailable("broker", f"does not answer ({type(error).__name__})", remedy) from error

@@ -22,6 +22,7 @@ from backend.labelstudio.client import LabelStudioClient
 from backend.store import models, predictions, projects, queue, runs, tasks
 from backend.store.tables import Project
 from mpamatch.datasets import Dataset, open_dataset, phantom
+from mpamatch.domain.starting import STARTS
 from mpamatch.errors import BadInput, Unavailable
 
 TILES_A_ROUND = 12
@@ -47,20 +48,22 @@ class Round:
 
 
 def demo(
-    dataset: Annotated[str, typer.Option(help="phantom (drawn tissue), ebhi or glas")] = "phantom",
+    dataset: Annotated[
+        str, typer.Option(help="phantom (drawn tissue), or another data set of docs/datasets.md")
+    ] = "phantom",
     root: Annotated[Path | None, typer.Option(help="folder of the published data set")] = None,
     rounds: Annotated[int, typer.Option(min=1, max=50, help="rounds of label, retrain, gate")] = 3,
-    start: Annotated[str, typer.Option(help="what serves first: blank")] = "blank",
+    start: Annotated[str, typer.Option(help="what serves first: blank, starter or encoder")] = "blank",
     out: Annotated[Path | None, typer.Option(help="folder for the JSON and the picture; unset: in the state")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Run the loop for some rounds; starts its own stack when none runs on this state, and stops what it started."""
-    if start != "blank":
-        raise BadInput(f"--start {start}", "is not known", "known: blank")
+    if start not in STARTS:
+        raise BadInput(f"--start {start}", "is not known", f"one of {', '.join(STARTS)}")
     console = Console(stderr=True)
     with running_stack(console), opened() as here:
         data = _dataset(here, dataset, root)
-        report = _Demo(here, data, console).run(rounds)
+        report = _Demo(here, data, console, start).run(rounds)
         folder = out or here.settings.state / "demo" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"demo-{dataset}-{start}.json").write_text(json.dumps(report, indent=2))
@@ -86,8 +89,9 @@ def _dataset(here: Opened, name: str, root: Path | None) -> Dataset:
 class _Demo:
     """One demonstration: a fresh project, its known masks, and the rounds."""
 
-    def __init__(self, here: Opened, data: Dataset, console: Console) -> None:
+    def __init__(self, here: Opened, data: Dataset, console: Console, start: str) -> None:
         self.here = here
+        self.start = start
         self.console = console
         self.project = self._new_project(data)
         settings = here.settings
@@ -106,7 +110,7 @@ class _Demo:
         with here.database.transaction() as session:
             taken = {p.key for p in projects.all_of(session)}
         title = next(t for n in range(1, 10_000) if projects.slug(t := f"Demo {data.name} {n}") not in taken)
-        project = first_project.ensure_row(here.database, here.settings, title, data.class_names)
+        project = first_project.ensure_row(here.database, here.settings, title, data.class_names, start=self.start)
         splits = {"train": "train", "val": "audit"}
         items = [
             RegisterItem(path=i.image, group=i.group, split=splits[published])
@@ -136,7 +140,7 @@ class _Demo:
         audit = sum(t.split == "audit" for t in self.tiles.values())
         return {
             "dataset": self.dataset,
-            "start": "blank",
+            "start": self.start,
             "project": self.project.key,
             "audit_tiles": audit,
             "rounds": [asdict(r) for r in done],

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from backend.commands import printed
 
 
 def print_table(report: dict[str, Any]) -> None:
@@ -38,7 +39,7 @@ def print_table(report: dict[str, Any]) -> None:
             _fraction(r["mask_ratio"]),
             str(r["seconds"].get("train", "")),
         )
-    Console().print(table)
+    printed.print_table(table)
 
 
 def draw_curve(report: dict[str, Any], path: Path) -> None:

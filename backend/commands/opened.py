@@ -14,12 +14,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from backend.commands.printed import print_table
 from backend.settings import Settings, load_settings
-from backend.store.blobs import BlobFolder
+from backend.store.blobs import BlobStore
+from backend.store.open_blobs import open_blobs
 from backend.store.sessions import Database
 from backend.wakeups import Wakeups
 
-ProjectOption = Annotated[str | None, typer.Option(help="key of the project; unset: the only one")]
+ProjectOption = Annotated[str | None, typer.Option(help="key of the project; needed where there are several")]
 JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
@@ -29,7 +31,7 @@ class Opened:
 
     settings: Settings
     database: Database
-    blobs: BlobFolder
+    blobs: BlobStore
 
     @property
     def wakeups(self) -> Wakeups:
@@ -42,7 +44,7 @@ def opened() -> Iterator[Opened]:
     settings = load_settings()
     database = Database(settings.require_database_url())
     try:
-        yield Opened(settings, database, BlobFolder(settings.blobs_folder))
+        yield Opened(settings, database, open_blobs(settings))
     finally:
         database.close()
 
@@ -57,7 +59,7 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: boo
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(escape(_word(row.get(c))) for c in columns))
-    Console().print(table)
+    print_table(table)
 
 
 def _word(value: Any) -> str:

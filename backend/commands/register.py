@@ -1,4 +1,4 @@
-"""`mpamatch register`: take a folder of images (and masks beside them) into a project."""
+"""`mpamatch register`: take images (a folder, a manifest, one file; masks beside them) into a project."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Annotated
 import typer
 
 from backend.actions import first_project
+from backend.actions.register_source import title_of
 from backend.commands.opened import opened, progress_bar
+from backend.commands.options import ForegroundOption, LabelTypeOption, StartOption, TilePxOption, UmPerPxOption
 from backend.store import projects
 from mpamatch.errors import NotFound
 
 
 def register(
-    folder: Annotated[Path, typer.Argument(help="folder of PNG, JPEG or TIFF images")],
+    source: Annotated[
+        Path, typer.Argument(help="folder of PNG, JPEG, TIFF or SVS images, a manifest (CSV), or one image")
+    ],
     classes: Annotated[str, typer.Option(help="class names of a new project, background first")] = "",
     project: Annotated[
         str | None, typer.Option(help="key or title of the project; a new one is made with --classes")
@@ -25,23 +29,42 @@ def register(
     group_pattern: Annotated[
         str | None, typer.Option(help="regular expression that finds the patient or case in a path")
     ] = None,
+    foreground: ForegroundOption = False,
+    label_type: LabelTypeOption = None,
+    start: StartOption = "auto",
+    tile_px: TilePxOption = None,
+    um_per_px: UmPerPxOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Register images; one bad item is reported and the rest goes on. Registering again adds what is new."""
+    tiles = first_project.TileWish(tile_px, um_per_px)
     with opened() as here:
         names = tuple(name.strip() for name in classes.split(",") if name.strip())
         if names:
-            row = first_project.ensure_row(here.database, here.settings, project or folder.resolve().name, names)
+            title = project or title_of(source)
+            row = first_project.ensure_row(
+                here.database, here.settings, title, names, label_type=label_type, start=start, tiles=tiles
+            )
         else:
             with here.database.transaction() as session:
                 row = projects.choose(session, None if project is None else projects.slug(project))
+            first_project.check_label_type(row, label_type)
+            first_project.check_start(row, start)
+            first_project.check_tiles(row, tiles)
         with progress_bar("registering") as bar:
             report = first_project.register_folder(
-                here.database, here.blobs, row, folder, masks=masks, group_pattern=group_pattern, progress=bar
+                here.database,
+                here.blobs,
+                row,
+                source,
+                masks=masks,
+                group_pattern=group_pattern,
+                foreground=foreground,
+                progress=bar,
             )
         if report.images + report.known == 0:
             raise NotFound(
-                str(folder), report.problems[0] if report.problems else "holds no image", "name another folder"
+                str(source), report.problems[0] if report.problems else "holds no image", "name another source"
             )
         first_project.connect_all(here.settings, here.database)
         here.wakeups.sync(row.id, full=True)
@@ -49,8 +72,8 @@ def register(
     if as_json:
         print(json.dumps({"project": row.key, **vars(report)}))
         return
-    for problem in report.problems:
-        print(problem, file=sys.stderr)
+    for line in (*report.notes, *report.problems):
+        print(line, file=sys.stderr)
     print(
         f"{row.key}: {report.images} new images ({report.known} known), {report.tiles} tiles, {report.masks} masks,"
         f" {len(report.problems)} problems"

@@ -6,9 +6,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from backend.commands.printed import print_table
 from backend.settings import load_settings, setting_rows
 
 
@@ -21,4 +21,4 @@ def settings(as_json: Annotated[bool, typer.Option("--json", help="for machines"
     table = Table("name", "value", "source", "help", box=None, pad_edge=False)
     for row in rows:
         table.add_row(row.name, row.value, row.source, row.help)
-    Console().print(table)
+    print_table(table)

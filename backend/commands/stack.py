@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from backend.commands.gpus import VISIBLE, hand_out
 from backend.commands.supervisor import Part
 from backend.label_studio_server import EmbeddedLabelStudio, answers, listening_ports
 from backend.servers import EmbeddedPostgres, EmbeddedRedis
@@ -39,12 +41,12 @@ def thread_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(names, count) | {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 
 
-def torch_threads(settings: Settings) -> int:
-    """Threads of each torch process: the setting, else the cores shared among the torch workers."""
+def torch_threads(settings: Settings, workers: int = len(TORCH_QUEUES)) -> int:
+    """Threads of each torch worker: the setting, else the cores shared among the ``workers``."""
     if settings.threads is not None:
         return settings.threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // len(TORCH_QUEUES))
+    return max(1, cores // workers)
 
 
 def database_part(server: EmbeddedPostgres) -> Part:
@@ -120,6 +122,30 @@ def worker_part(settings: Settings, queue: str) -> Part:
         grace_s=settings.worker_grace_s,
         nice=5 if queue == "train" else None,
     )
+
+
+def train_parts(settings: Settings, gpus: Sequence[str]) -> list[Part]:
+    """One train worker for each GPU, or for as many GPUs as a run takes; one in all where there is none.
+
+    All serve the queue of trainings, so that a free one takes the next run. Each sees only its GPUs.
+    """
+    slices = hand_out(() if settings.device in ("cpu", "mps") else gpus, settings.train_devices)
+    if len(slices) == 1:
+        return [worker_part(settings, "train")]
+    threads = thread_environment(torch_threads(settings, len(slices) + 1))
+    first = worker_part(settings, "train")
+    parts = []
+    for number, seen in enumerate(slices):
+        name = "train" if number == 0 else f"train-{number}"
+        parts.append(
+            replace(
+                first,
+                role=f"worker-{name}",
+                command=[*program(), "worker", "--queues", "train", "--name", name],
+                environment={**first.environment, **threads, VISIBLE: ",".join(seen)},
+            )
+        )
+    return parts
 
 
 def beat_part(settings: Settings) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +12,25 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+LOG = logging.getLogger("mpamatch.up")
+
 
 class Startup:
-    """Steps with their seconds: drawn in place on a terminal, one line per finished step elsewhere."""
+    """Steps with their seconds: drawn in place on a terminal, one line per finished step elsewhere.
 
-    def __init__(self, console: Console) -> None:
+    With ``logged`` the news are log lines instead, for whoever reads those by program.
+    """
+
+    def __init__(self, console: Console, *, logged: bool = False) -> None:
         self.console = console
+        self._logged = logged
         self.seconds: dict[str, float] = {}
         self._open: dict[str, float] = {}
         self._began = time.monotonic()
         self._live: Live | None = None
 
     def __enter__(self) -> Startup:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self._logged:
             self._live = Live(console=self.console, get_renderable=self._picture, transient=True)
             self._live.start()
         return self
@@ -52,6 +59,9 @@ class Startup:
 
     def say(self, line: str) -> None:
         """One line of news."""
+        if self._logged:
+            LOG.info("%s", line)
+            return
         self.console.print(Text(line), soft_wrap=True)
 
     def _picture(self) -> Group:

@@ -11,11 +11,12 @@ import asyncio
 import fcntl
 import os
 import secrets
+import shutil
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -40,6 +41,9 @@ from mpamatch.errors import Cancelled, Conflict, Unavailable
 Answer = TypeVar("Answer")
 Phase = Literal["starting", "ready", "waiting", "given up", "stopped"]
 _POLL_S = 0.1
+# With less than this left, a part dies of the full disk and of nothing else: giving it up would need a human.
+FULL_BELOW_BYTES = 16 * 1024 * 1024
+FULL_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class Supervisor:
         stop_within_s: float = 28.0,
     ) -> None:
         self.state = state
-        self.say = say
+        self._say = say
         self.policy = policy or RestartPolicy()
         self.failure: str | None = None
         self._mark = secrets.token_hex(16)
@@ -176,6 +180,11 @@ class Supervisor:
         self._now = asyncio.Event()
         end_leftovers(state, say)
         self._write_book()
+
+    def say(self, line: str) -> None:
+        """One line of news; where it cannot be written (a full disk), the work goes on."""
+        with suppress(OSError):
+            self._say(line)
 
     def stop_on_signals(self) -> None:
         """The first SIGINT, SIGTERM or SIGHUP asks for a clean stop; the second one means now."""
@@ -244,7 +253,11 @@ class Supervisor:
             if wait_s is None:
                 self._give_up(kept, code)
                 return
-            if wait_s:
+            if wait_s == FULL_WAIT_S and self._disk_is_full():
+                self.say(f"{kept.part.role}: ended ({_how(code)}); the disk of {self.state} is full, waiting for space")
+                kept.phase = "waiting"
+                await asyncio.sleep(wait_s)
+            elif wait_s:
                 kept.phase = "waiting"
                 self.say(f"{kept.part.role}: ended ({_how(code)}); started again in {wait_s:.0f} s; see {kept.log}")
                 await asyncio.sleep(wait_s)
@@ -252,7 +265,7 @@ class Supervisor:
                 await self._launch(kept)
                 if not await self._until_ready(kept):
                     await self._kill(kept)
-            except Unavailable as error:
+            except (Unavailable, OSError) as error:  # a full disk must not end the one who restarts what it ends
                 self.say(str(error))
 
     def _wait_before_restart(self, kept: _Kept, code: int) -> float | None:
@@ -260,6 +273,8 @@ class Supervisor:
         now = asyncio.get_running_loop().time()
         if code == 0 and now - kept.started >= self.policy.meant_after_s:
             return 0.0
+        if self._disk_is_full():
+            return FULL_WAIT_S
         kept.deaths.append(now)
         while kept.deaths[0] < now - self.policy.window_s:
             kept.deaths.popleft()
@@ -267,6 +282,9 @@ class Supervisor:
             return None
         wait_s = self.policy.first_wait_s * 2 ** (len(kept.deaths) - 1)
         return min(wait_s, self.policy.longest_wait_s)
+
+    def _disk_is_full(self) -> bool:
+        return shutil.disk_usage(self.state).free < FULL_BELOW_BYTES
 
     def _give_up(self, kept: _Kept, code: int) -> None:
         kept.phase = "given up"

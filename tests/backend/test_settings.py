@@ -90,6 +90,20 @@ def test_the_state_named_in_the_environment_finds_its_own_servers(
     assert token not in repr(settings)
 
 
+def test_label_studio_reaches_the_api_as_browsers_do_unless_told_otherwise(tmp_path: Path) -> None:
+    assert Settings(state=tmp_path).backend_address == "http://127.0.0.1:9090"
+    outside = Settings(state=tmp_path, public_url="https://mpamatch.example.org/")
+    assert outside.backend_address == outside.api_address == "https://mpamatch.example.org"
+    both = outside.model_copy(update={"backend_url": "http://api:9090/"})
+    assert (both.backend_address, both.api_address) == ("http://api:9090", "https://mpamatch.example.org")
+
+
+@pytest.mark.parametrize("name", ["public_url", "backend_url", "label_studio_url", "label_studio_public_url"])
+def test_an_address_has_one_spelling(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"MPAMATCH_{name.upper()}", "https://studio.example.org/sub/ ")
+    assert getattr(load_settings(), name) == "https://studio.example.org/sub"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
@@ -176,3 +190,24 @@ def test_reading_settings_loads_neither_torch_nor_a_database_driver() -> None:
     code = "import sys, backend.settings\nprint({'torch', 'sqlalchemy', 'celery', 'psycopg'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("url", ["gs://bucket", "s3://", "s3://key:secret@bucket/x", "http://host/blobs"])
+def test_blobs_are_kept_in_a_folder_or_a_bucket_and_no_address_carries_a_key(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("MPAMATCH_BLOBS_URL", url)
+    with pytest.raises(BadInput, match="blobs_url") as caught:
+        load_settings()
+    assert "secret@" not in str(caught.value)
+
+
+def test_the_key_of_a_bucket_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPAMATCH_BLOBS_URL", "s3://bucket/prefix")
+    monkeypatch.setenv("MPAMATCH_BLOBS_KEY_ID", "my-key")
+    monkeypatch.setenv("MPAMATCH_BLOBS_SECRET", "my-secret")
+    settings = load_settings()
+    assert settings.blobs_in_bucket
+    shown = repr(settings) + repr(setting_rows(settings))
+    assert "my-key" not in shown
+    assert "my-secret" not in shown

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend.commands import up as module
+from backend.commands.migrate import migrate_database
 from backend.commands.up import UpRequest
 from mpamatch.errors import BadInput, Unavailable
 
@@ -25,9 +26,13 @@ def test_class_names_may_have_spaces_and_empty_ones_do_not_count() -> None:
     ("request_", "problem"),
     [
         (UpRequest(demo=True, images=Path("."), classes=("a", "b")), "exclude each other"),
-        (UpRequest(images=Path("."), classes=("a",)), "fewer than two classes"),
-        (UpRequest(images=Path("no such folder"), classes=("a", "b")), "--images no such folder: is no folder"),
-        (UpRequest(images=Path("."), masks=Path("nowhere"), classes=("a", "b")), "--masks nowhere: is no folder"),
+        (UpRequest(images=Path("."), classes=("a",)), "names one class alone"),
+        (UpRequest(images=Path(".")), "--classes: is missing"),
+        (UpRequest(images=Path("."), classes=("a", "b", "c"), start="starter"), "knows two classes"),
+        (UpRequest(images=Path("."), classes=("a", "b"), start="hot"), "start 'hot': is unknown"),
+        (UpRequest(images=Path("no such folder"), classes=("a", "b")), "--images no such folder: does not exist"),
+        (UpRequest(images=Path("."), masks=Path("nowhere"), classes=("a", "b")), "--masks nowhere: does not exist"),
+        (UpRequest(label_type="polygon"), "--label-type: is given without a project"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(request_: UpRequest, problem: str) -> None:
@@ -35,15 +40,22 @@ def test_what_cannot_be_meant_is_refused_in_one_line(request_: UpRequest, proble
         module._checked(request_)
 
 
+def test_a_folder_without_an_image_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("none here")
+    with pytest.raises(BadInput, match="holds no PNG, JPEG, TIFF or SVS image; name a folder with images"):
+        module._checked(UpRequest(images=tmp_path, classes=("a", "b")))
+
+
 def test_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"looked at when it is registered")
     checked = module._checked(UpRequest(images=Path("."), classes=("a", "b")))
     assert checked.images == tmp_path.resolve()
 
 
 def test_a_configured_database_that_does_not_answer_is_one_line_without_its_password() -> None:
     with pytest.raises(Unavailable, match="MPAMATCH_DATABASE_URL") as caught:
-        module._migrate("postgresql+psycopg://u:very-secret@127.0.0.1:1/x")
+        migrate_database("postgresql+psycopg://u:very-secret@127.0.0.1:1/x")
     assert "very-secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -75,7 +87,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-NAMES = ("IMAGES", "MASKS", "CLASSES", "PYTHON")
+NAMES = ("IMAGES", "MASKS", "CLASSES", "LABELS", "START", "GROUPS", "PYTHON")
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -86,6 +98,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_make_run_starts_the_demonstration(checkout: Path) -> None:
     assert make(checkout, "run").stdout == "<up><--demo>"
+    assert make(checkout, "run", "START=blank").stdout == "<up><--demo><--start><blank>"
 
 
 @pytest.mark.parametrize(
@@ -95,6 +108,12 @@ def test_make_run_hands_any_folder_name_over_as_it_is(checkout: Path, folder: st
     done = make(checkout, "run", f"IMAGES={folder}", "CLASSES=background,tumour stroma")
     assert done.stdout == f"<up><--images><{folder}><--classes><background,tumour stroma>"
     assert not (checkout / "hacked").exists()
+
+
+def test_the_label_type_reaches_the_command(checkout: Path) -> None:
+    pattern = r"(GT(?:xc)?\d{7})"
+    assert make(checkout, "run", f"GROUPS={pattern}").stdout == f"<up><--demo><--group-pattern><{pattern}>"
+    assert make(checkout, "run", "LABELS=polygon").stdout == "<up><--demo><--label-type><polygon>"
 
 
 def test_an_unsuitable_python_is_refused_in_one_line(checkout: Path) -> None:

@@ -1,0 +1,217 @@
+"""`mpamatch runs ...` on a real database and broker; the workers that would answer are elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from backend.actions.open_run import open_run, request_run
+from backend.clock import utc_now
+from backend.store import projects, runs
+from backend.store.tables import Event, Model, Run, Schedule
+from mpamatch.cli import main
+from mpamatch.domain.policy import Policy
+from tests.builders import Installation, installation
+
+pytestmark = pytest.mark.database
+
+
+@pytest.fixture
+def made(database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installation:
+    made = installation(database_url, tmp_path, train=4, audit=2, masked=True, policy=Policy())
+    for name, value in (("STATE", str(tmp_path)), ("DATABASE_URL", database_url), ("BROKER_URL", redis_url)):
+        monkeypatch.setenv(f"MPAMATCH_{name}", value)
+    return made
+
+
+@pytest.fixture
+def call(made: Installation, capsys: pytest.CaptureFixture[str]) -> Any:
+    """One command; its exit code, what it printed, and what it said on stderr."""
+
+    def called(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["runs", *arguments])
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return called
+
+
+def _rows(made: Installation, table: Any) -> int:
+    with made.database.transaction() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def _queued(made: Installation) -> Run:
+    with made.database.transaction() as session:
+        request_run(session, projects.get(session, made.project_id), by="manual")
+    run, decision = open_run(made.database, made.blobs, made.project_id, now=utc_now())
+    assert run is not None, decision.reasons
+    return run
+
+
+def _move(made: Installation, run: Run, *states: str, **values: Any) -> None:
+    with made.database.transaction() as session:
+        for state in states:
+            runs.move(session, session.get_one(Run, run.id), state, actor="test", **values)
+
+
+def test_a_dry_run_says_what_would_happen_when_and_why_and_writes_nothing(made: Installation, call: Any) -> None:
+    events = _rows(made, Event)
+    code, out, _ = call(
+        *("schedule", "30 2 * * *", "--tz", "Europe/Paris", "--quiet", "01:00-04:00"),
+        *("--from", "2026-10-24", "--count", "3", "--dry-run", "--json"),
+    )
+    found = json.loads(out)
+    assert (code, found["written"], found["cron"]) == (0, False, "30 2 * * *")
+    first, twice, _ = found["dues"]
+    assert first["due_local"] == "Sat 2026-10-24 02:30+02:00"
+    assert (twice["due"], twice["starts"]) == ("2026-10-25 00:30:00+00:00", "2026-10-25 03:00:00+00:00")
+    assert any("comes twice that day" in why for why in twice["why"])
+    assert any("quiet hours 01:00-04:00" in why for why in twice["why"])
+    assert found["now"]["reasons"][0].startswith("6 tiles changed")
+    assert (_rows(made, Schedule), _rows(made, Event)) == (0, events)
+    for_people = call("schedule", "30 2 * * *", "--tz", "Europe/Paris", "--dry-run")[1]
+    assert "dry run: nothing was written" in for_people
+    assert "now: no run starts" in for_people
+    assert _rows(made, Schedule) == 0
+
+
+def test_a_schedule_is_set_shown_changed_and_removed(made: Installation, call: Any) -> None:
+    assert call("schedule", "0 2 * * *", "--tz", "Europe/Paris", "--quiet", "22:00-01:00")[0] == 0
+    shown = json.loads(call("schedule", "--json")[1])
+    assert (shown["cron"], shown["tz"], shown["quiet"]) == ("0 2 * * *", "Europe/Paris", "22:00-01:00")
+    assert shown["next_due_at"] is not None
+    assert len(shown["dues"]) == 5
+    changed = json.loads(call("schedule", "--tz", "Asia/Kolkata", "--always", "--quiet", "none", "--json")[1])
+    assert (changed["cron"], changed["tz"], changed["quiet"], changed["always"]) == (
+        "0 2 * * *",
+        "Asia/Kolkata",
+        None,
+        True,
+    )
+    removed = json.loads(call("schedule", "--off", "--json")[1])
+    assert (removed["cron"], removed["dues"], removed["next_due_at"]) == (None, [], None)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["99 * * * *"], ["0 0 30 2 *"], ["0 2 * * *", "--tz", "Paris"], ["--quiet", "late"]]
+)
+def test_what_is_no_schedule_is_refused_and_changes_nothing(
+    made: Installation, call: Any, arguments: list[str]
+) -> None:
+    code, out, err = call("schedule", *arguments)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert _rows(made, Schedule) == 0
+
+
+def test_the_rules_of_labels_are_tried_and_changed(made: Installation, call: Any) -> None:
+    tried = json.loads(call("rules", "--after-tiles", "3", "--debounce-s", "0", "--dry-run", "--json")[1])
+    assert (tried["now"]["starts"], tried["written"]) == (True, False)
+    assert projects.policy_of(made.project()).retrain_after_tiles == 12
+    assert json.loads(call("rules", "--after-tiles", "20", "--no-by-labels", "--json")[1])["written"]
+    policy = projects.policy_of(made.project())
+    assert (policy.retrain_after_tiles, policy.retrain_by_labels, policy.debounce_s) == (20, False, 10.0)
+    assert call("rules", "--after-tiles", "0")[0] == 1
+
+
+def test_a_request_that_cannot_be_met_yet_stands_and_says_what_is_missing(
+    made: Installation, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with made.database.transaction() as session:
+        projects.create(session, title="Empty", classes=projects.classes_of(made.project()), policy=Policy(), seed=1)
+    code, out, _ = call("start", "--project", "empty", "--follow")
+    assert code == 0
+    assert "the request stands" in out
+    assert "label 2 more, and the run starts by itself" in out
+
+
+def test_looking_on_ends_with_the_verdict_or_with_the_failure(
+    made: Installation, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _queued(made)
+
+    def train() -> None:
+        step = {"step": 5, "steps": 10, "losses": {"x": 0.5, "u": 0.25}, "eta_s": 3.0}
+        _move(made, run, "training", progress=step)
+
+    def judge() -> None:
+        with made.database.transaction() as session:
+            verdict = {"promote": False, "reasons": ["no better"]}
+            session.add(
+                Model(
+                    project_id=made.project_id,
+                    version=run.version,
+                    kind="trained",
+                    state="rejected",
+                    run_id=run.id,
+                    verdict=verdict,
+                )
+            )
+        _move(made, run, "judging", "done")
+
+    # What goes on happens between two looks, so that each state is seen.
+    happenings = [train, judge]
+    monkeypatch.setattr("backend.commands.run_follow.time.sleep", lambda seconds: happenings.pop(0)())
+    code, out, _ = call("show", "--follow")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "run 1: waits for the train worker"
+    assert "run 1: training, step 5 of 10, loss x 0.500 u 0.250, 3 s left" in lines
+    assert lines[-1] == f"run 1: done; {run.version} kept out: no better"
+    second = _queued(made)
+    _move(made, second, "failed", problem="no memory")
+    code, _, err = call("show", "--follow")
+    assert code == 1
+    assert "run 2: failed: no memory; the champion is as before" in err
+
+
+def test_ctrl_c_while_looking_on_leaves_the_run_going(
+    made: Installation, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _queued(made)
+
+    def pressed(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("backend.commands.run_follow.time.sleep", pressed)
+    code, _, err = call("show", "--follow")
+    assert code == 130
+    assert "run 1 goes on" in err
+    with made.database.transaction() as session:
+        found = session.get_one(Run, run.id)
+        assert (found.state, found.cancel_requested) == ("queued", False)
+
+
+def test_a_cancelled_run_names_the_champion_that_stays(made: Installation, call: Any) -> None:
+    _queued(made)
+    found = json.loads(call("cancel", "--json")[1])
+    assert (found["run"], found["state"]) == (1, "cancelled")
+    assert found["champion"].endswith("-m0")
+    assert call("cancel")[0] == 1
+
+
+def test_a_log_holds_events_steps_and_what_the_training_wrote(made: Installation, call: Any) -> None:
+    run = _queued(made)
+    folder = runs.folder(made.folder, run)
+    folder.mkdir(parents=True)
+    steps = [{"event": "step", "step": n, "steps": 30, "losses": {"x": 0.5}, "eta_s": 2.0} for n in range(1, 31)]
+    (folder / "progress.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps) + '{"event": "st')
+    (folder / "train.log").write_text("note: a tile was left out\n")
+    _, out, _ = call("logs", "--lines", "2")
+    lines = out.splitlines()
+    assert lines[0].startswith("event | ")
+    assert "run queued (manual)" in lines[0]
+    assert lines[1:] == [
+        "train | step 29/30: loss x 0.5000, 2 s left",
+        "train | step 30/30: loss x 0.5000, 2 s left",
+        "log   | note: a tile was left out",
+    ]
+    _move(made, run, "failed", problem="no memory")
+    everything = json.loads(call("logs", "--lines", "0", "--follow", "--json")[1])
+    assert len([line for line in everything if line["source"] == "train"]) == 30
+    assert "no memory" in next(line["text"] for line in everything if "run failed" in line["text"])
