@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from datetime import datetime
 
 from celery import Celery
 from celery.worker import state as worker_state
+from kombu.exceptions import OperationalError
+from sqlalchemy import text
 
+from backend.clock import utc_now
 from backend.settings import Settings
+from backend.store.sessions import Database
 from backend.wakeups import PREDICT, SWEEP, SYNC, TRAIN, celery_options
-from mpamatch.errors import MpamatchError
+from mpamatch.errors import MpamatchError, Unavailable
 from workers.parts import Parts
 
 LOG = logging.getLogger("mpamatch.worker")
@@ -22,6 +28,21 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
+def check_connections(settings: Settings) -> None:
+    """Raises Unavailable, naming which of database and broker a worker here would not reach."""
+    database = Database(settings.require_database_url())
+    try:
+        with database.transaction() as session:
+            session.execute(text("SELECT 1"))
+    finally:
+        database.close()
+    with make_celery(settings).connection_for_write() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, timeout=5)
+        except (OperationalError, OSError) as error:
+            raise Unavailable("broker", "does not answer", "check MPAMATCH_BROKER_URL") from error
+
+
 def stopping() -> bool:
     """Whether this worker was told to stop: the pool lets a running job go on, so long jobs ask."""
     # Celery sets the exit code here, and the one of a clean stop is 0: compare by identity, not by value.
@@ -29,9 +50,10 @@ def stopping() -> bool:
     return any(flag is not None and flag is not False for flag in flags)
 
 
-def add_tasks(app: Celery, settings: Settings) -> None:
-    """Register the jobs. Connections are opened once; torch is imported only where a job needs it, at its first run."""
-    parts = Parts.open(settings)
+def add_tasks(app: Celery, settings: Settings, *, now: Callable[[], datetime] = utc_now) -> None:
+    """Register the jobs, which go by the clock ``now``. Connections are opened once; torch is imported only where a
+    job needs it, at its first run."""
+    parts = Parts.open(settings, now=now)
 
     @app.task(name=SYNC)
     def sync(project_id: int, full: bool = False) -> None:
@@ -61,7 +83,8 @@ def add_tasks(app: Celery, settings: Settings) -> None:
 
         if not loaded:
             set_threads(settings)
-            loaded.append(LoadedModels(parts.blobs, settings.state / "cache" / "models", choose_device(settings)))
+            cache = settings.state / "cache" / "models"
+            loaded.append(LoadedModels(parts.blobs, cache, choose_device(settings), settings.weights_dir))
         models = loaded[0]
         assert isinstance(models, LoadedModels)
         _guarded("predict", lambda: predict_due(parts, models, stop=stopping))

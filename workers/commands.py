@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from typing import Annotated
 
 import typer
 
+from backend.logs import plain_line, set_up_logs
+
 
 def worker(
     queues: Annotated[
-        str, typer.Option(help="queues to serve: io, predict, train, separated by commas")
+        str,
+        typer.Option(help="queues to serve, separated by commas: io, predict, train"),
     ] = "io,predict,train",
     name: Annotated[str, typer.Option(help="name of this worker")] = "worker",
     beat: Annotated[bool, typer.Option("--beat", help="run the schedule instead of a worker")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="serve nothing; say whether database and broker answer")
+    ] = False,
 ) -> None:
     """Serve jobs until told to stop (TERM: finish or put back what is in hand)."""
+    import celery.apps.worker
+    from celery.signals import setup_logging
+
+    from backend.clock import utc_now
     from backend.settings import load_settings
-    from workers.celery_app import add_tasks, make_celery
+    from backend.signs import BEAT, Signs
+    from workers.celery_app import add_tasks, check_connections, make_celery
 
     settings = load_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    set_up_logs(settings.log_format, settings.log_level)
+    if check:
+        check_connections(settings)
+        return
+    # With somebody listening here, Celery leaves the handlers as they are.
+    setup_logging.connect(_left_as_it_is)
+    served = (BEAT,) if beat else tuple(queues.split(","))
+    Signs(settings.require_broker_url()).keep_alive(BEAT if beat else name, served, pid=os.getpid(), now=utc_now)
+    by_machine = settings.log_format == "json"
+    if by_machine:
+        # Celery writes its last words past its own logging, from the signal's handler.
+        celery.apps.worker.safe_say = _say
     app = make_celery(settings)
     if beat:
-        schedule = settings.state / "beat" / "schedule"
-        schedule.parent.mkdir(parents=True, exist_ok=True)
-        app.Beat(loglevel=settings.log_level.upper(), schedule=str(schedule)).run()
+        # The only entry is the sweep and nothing is remembered between two starts: no file, so that two beats on
+        # one state do not stand in each other's way.
+        app.Beat(loglevel=settings.log_level.upper(), scheduler="celery.beat:Scheduler", quiet=by_machine).run()
         return
     add_tasks(app, settings)
     arguments = [
+        *(["--quiet"] if by_machine else []),  # its banner is no line of JSON
         "worker",
         "--pool=solo",
         f"--queues={queues}",
@@ -41,3 +63,11 @@ def worker(
         f"--loglevel={settings.log_level.upper()}",
     ]
     app.worker_main(arguments)
+
+
+def _say(message: str, *_: object) -> None:
+    os.write(sys.stderr.fileno(), f"{plain_line(logging.INFO, 'celery.worker', message.strip())}\n".encode())
+
+
+def _left_as_it_is(**_: object) -> None:
+    """Lines go through `backend/logs.py` already."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import torch
 
 from backend.settings import Settings
+from mpamatch.network import devices
 
 
 def choose_device(settings: Settings) -> str:
-    """``cuda``, ``mps`` or ``cpu``: as set, or the best there is."""
-    if settings.device != "auto":
-        return settings.device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "cpu"
+    """The device of a predict worker: as set, or the best there is. Raises BadInput when it is not there."""
+    return devices.choose_device(settings.device, devices.probe())
 
 
 def set_threads(settings: Settings) -> None:

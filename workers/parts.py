@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import psutil
 
+from backend.clock import utc_now
 from backend.labelstudio.client import LabelStudioClient
 from backend.settings import Settings
-from backend.store.blobs import BlobFolder
+from backend.signs import Signs
+from backend.store.blobs import BlobStore
+from backend.store.open_blobs import open_blobs
 from backend.store.secrets import KeyRing
 from backend.store.sessions import Database
 from backend.store.tables import Project
 from backend.wakeups import Wakeups
+from workers.jobs.patience import Patience
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A worker's connections and its name as a holder of leases."""
+    """A worker's connections, its name as a holder of leases, and the clock that it goes by."""
 
     settings: Settings
     database: Database
-    blobs: BlobFolder
+    blobs: BlobStore
     keys: KeyRing
     wakeups: Wakeups
     holder: str
+    now: Callable[[], datetime] = utc_now
+    signs: Signs = field(default_factory=lambda: Signs(None))
+    patience: Patience = field(default_factory=Patience)
 
     @classmethod
-    def open(cls, settings: Settings) -> Parts:
+    def open(cls, settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Parts:
         """Connect to the database and the broker that run already."""
         return cls(
             settings=settings,
             database=Database(settings.require_database_url()),
-            blobs=BlobFolder(settings.blobs_folder),
+            blobs=open_blobs(settings),
             keys=KeyRing.at(settings.state / "key"),
             wakeups=Wakeups(settings.require_broker_url()),
             holder=_me(),
+            now=now,
+            signs=Signs(settings.require_broker_url()),
         )
 
     def client(self, project: Project) -> LabelStudioClient | None:

@@ -7,7 +7,8 @@ harmless. Label Studio being away stops only the stages that need it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,9 +22,9 @@ from backend.actions.open_run import open_run
 from backend.actions.push_tasks import HeadReconciler
 from backend.actions.rank_queue import rank_queue
 from backend.actions.take_in_uploads import take_in_uploads
-from backend.clock import utc_now
+from backend.actions.watch_classes import watch_classes
 from backend.labelstudio.client import LabelStudioClient
-from backend.store import inbox, predictions, projects, runs, tasks
+from backend.store import events, inbox, predictions, projects, runs, tasks
 from backend.store.annotations import ids_by_task
 from backend.store.tables import Annotation, Inbox, Project
 from mpamatch.errors import MpamatchError, NotFound, Unavailable
@@ -34,6 +35,7 @@ SYNC_LOCK = 7_213_002
 # Label Studio's clock and ours may differ, and rows may commit out of order: read a little further back each time.
 CURSOR_OVERLAP = timedelta(minutes=2)
 MAX_PASSES = 5
+INBOX_BATCH, INBOX_BATCHES = 500, 20
 
 
 def sync_project(parts: Parts, project_id: int, *, full: bool) -> None:
@@ -51,7 +53,7 @@ def _pass(parts: Parts, project_id: int, *, full: bool) -> bool:
     """One round; True when something moved, so that another look is worth it."""
     with parts.database.transaction() as session:
         project = projects.get(session, project_id)
-    client = parts.client(project)
+    client = None if parts.patience.resting(project_id, now=parts.now()) else parts.client(project)
     try:
         return _stages(parts, client, project, full=full)
     finally:
@@ -62,16 +64,22 @@ def _pass(parts: Parts, project_id: int, *, full: bool) -> bool:
 def _stages(parts: Parts, client: LabelStudioClient | None, project: Project, *, full: bool) -> bool:
     project_id = project.id
     moved = False
+    failed: list[str] = []  # stages that Label Studio failed
     if client is not None:
-        moved |= _stage("labels", project_id, lambda: _labels_in(parts, client, project, full=full))
+        there = client
+        moved |= _asking(parts, "labels", project_id, lambda: _labels_in(parts, there, project, full=full), failed)
     moved |= _stage("verdict", project_id, lambda: _judge(parts, project_id))
     moved |= _stage("ranking", project_id, lambda: rank_queue(parts.database, project_id))
-    if client is not None and (full or moved or _head_is_due(parts, project_id)):
-        moved |= _stage("head", project_id, lambda: _head_out(parts, client, project_id))
-    run, decision = open_run(parts.database, parts.blobs, project_id, now=utc_now())
-    if run is not None:
-        LOG.info("project=%s run=%s queued: %s", project_id, run.number, "; ".join(decision.reasons))
-        parts.wakeups.train()
+    answers = client is not None and not parts.patience.resting(project_id, now=parts.now())
+    if client is not None and answers and (full or moved or _head_is_due(parts, project_id)):
+        there = client
+        moved |= _asking(parts, "head", project_id, lambda: _head_out(parts, there, project_id), failed)
+    if failed:
+        parts.signs.label_studio_failed(project_id)
+    elif client is not None and full:
+        parts.signs.synced(project_id, now=parts.now())
+    _stage("run", project_id, lambda: _open_run(parts, project_id))
+    _stage("audit log", project_id, lambda: seal_events(parts, project_id))
     with parts.database.transaction() as session:
         project = projects.get(session, project_id)
         if project.champion_id and predictions.missing_for(
@@ -81,49 +89,127 @@ def _stages(parts: Parts, client: LabelStudioClient | None, project: Project, *,
     return moved
 
 
-def _stage(name: str, project_id: int, work: Callable[[], bool]) -> bool:
-    """One stage; what is wrong with it is said, and the other stages go on."""
+def _stage(name: str, project_id: int, work: Callable[[], bool], failed: list[str] | None = None) -> bool:
+    """One stage; what is wrong with it is said (and its name noted in ``failed``), and the other stages go on."""
     try:
         return work()
     except MpamatchError as error:
         LOG.warning("project=%s %s: %s", project_id, name, error)
+        if failed is not None:
+            failed.append(name)
         return False
+
+
+def _asking(parts: Parts, name: str, project_id: int, work: Callable[[], bool], failed: list[str]) -> bool:
+    """A stage that asks Label Studio; one that is away or refuses us is left alone for a while, and for longer."""
+
+    def asked() -> bool:
+        try:
+            moved = work()
+        except MpamatchError as error:
+            if not _is_of_label_studio(error):
+                raise
+            wait_s = parts.patience.failed(project_id, now=parts.now())
+            raise type(error)(error.item, error.problem, f"{error.remedy}; asked again in {wait_s:.0f} s") from error
+        parts.patience.answered(project_id)
+        return moved
+
+    return _stage(name, project_id, asked, failed)
+
+
+def _is_of_label_studio(error: MpamatchError) -> bool:
+    """Whether asking again at once would be in vain: it does not answer, or does not take our token."""
+    if isinstance(error, Unavailable):
+        return error.item.partition(" ")[0] in ("GET", "POST", "PATCH", "DELETE")
+    return error.item == "Label Studio token"
+
+
+def seal_events(parts: Parts, project_id: int | None) -> bool:
+    """Chain what was recorded since the last look; here, since a chain inside each move would make all moves wait."""
+    with parts.database.transaction() as session:
+        events.seal(session, project_id)
+    return False
+
+
+def _open_run(parts: Parts, project_id: int) -> bool:
+    """Rules, schedule and requests are asked here, at every look; the sweep looks at the latest every few seconds."""
+    run, decision = open_run(parts.database, parts.blobs, project_id, now=parts.now())
+    reasons = "; ".join(decision.reasons)
+    if run is not None:
+        LOG.info("project=%s run=%s queued: %s", project_id, run.number, reasons)
+        parts.wakeups.train()
+    elif decision.settles_due:
+        LOG.info("project=%s schedule: %s", project_id, reasons)
+    return run is not None
 
 
 # -- labels ---------------------------------------------------------------------------------------------------------
 
 
 def _labels_in(parts: Parts, client: LabelStudioClient, project: Project, *, full: bool) -> bool:
-    changed = 0
-    with parts.database.transaction() as session:
-        waiting = list(inbox.waiting(session, project.id))
-    for delivery in waiting:
-        changed += _apply(parts, client, project, delivery)
+    changed = waiting = 0
+    for _ in range(INBOX_BATCHES):  # then the other stages have their turn, also while a storm goes on
+        batch = _next_batch(parts, project.id)
+        if not batch:
+            break
+        waiting += len(batch)
+        changed += _apply(parts, client, project, batch)
     if full:
+        problem = watch_classes(parts.database, client, project.id)
+        if problem is not None:
+            LOG.warning("project=%s %s", project.id, problem)
         changed += _poll(parts, client, project)
         changed += _compare(parts, client, project)
     return bool(waiting or changed)
 
 
-def _apply(parts: Parts, client: LabelStudioClient, project: Project, delivery: Inbox) -> int:
-    """Apply one delivery by reading the present state of the tasks that it names; its content is only a hint."""
-    problem: str | None = None
+def _next_batch(parts: Parts, project_id: int) -> list[Inbox]:
+    with parts.database.transaction() as session:
+        return list(inbox.waiting(session, project_id, limit=INBOX_BATCH))
+
+
+def _apply(parts: Parts, client: LabelStudioClient, project: Project, batch: Sequence[Inbox]) -> int:
+    """Apply deliveries by reading the present state of the tasks that they name; their content is only a hint.
+
+    Each task is read once however many deliveries name it, so a storm about few tasks costs few requests.
+    """
+    told: dict[int, str] = {}
+    problems: dict[int, str] = {}
+    named: dict[int, list[int]] = {}
+    for delivery in batch:
+        with _noting(problems, [delivery.id], project.id):
+            told |= _shown_when_sent(delivery.payload)
+            for ls_task_id in _tasks_named(parts, project.id, delivery.payload):
+                named.setdefault(ls_task_id, []).append(delivery.id)
     changed = 0
-    try:
-        told = _shown_when_sent(delivery.payload)
-        for ls_task_id in sorted(_tasks_named(parts, project.id, delivery.payload)):
+    for ls_task_id, deliveries in sorted(named.items()):
+        with _noting(problems, deliveries, project.id):
             changed += _read_task(parts, client, project, ls_task_id, told)
+    with parts.database.transaction() as session:
+        now = parts.now()
+        inbox.applied(session, [d.id for d in batch if d.id not in problems], now=now)
+        for number, problem in problems.items():
+            inbox.applied(session, [number], now=now, problem=problem)
+    return changed
+
+
+@contextmanager
+def _noting(problems: dict[int, str], deliveries: Sequence[int], project_id: int) -> Iterator[None]:
+    """What is wrong is noted with the deliveries that brought it, and the others go on; the poll looks again."""
+    try:
+        yield
     except Unavailable:
         raise
     except MpamatchError as error:
-        problem = str(error)
-        LOG.warning("project=%s inbox=%s %s", project.id, delivery.id, error)
-    except Exception as error:  # one odd delivery must not hold up the others for ever; the poll looks again
-        problem = f"unexpected {type(error).__name__}"
-        LOG.exception("project=%s inbox=%s failed", project.id, delivery.id)
-    with parts.database.transaction() as session:
-        inbox.applied(session, [delivery.id], now=utc_now(), problem=problem)
-    return changed
+        problems |= {number: str(error) for number in deliveries}
+        LOG.warning("project=%s inbox=%s %s", project_id, _some(deliveries), error)
+    except Exception as error:
+        problems |= {number: f"unexpected {type(error).__name__}" for number in deliveries}
+        LOG.exception("project=%s inbox=%s failed", project_id, _some(deliveries))
+
+
+def _some(deliveries: Sequence[int]) -> str:
+    return ",".join(map(str, deliveries[:5])) + (f" and {len(deliveries) - 5} more" if len(deliveries) > 5 else "")
 
 
 def _tasks_named(parts: Parts, project_id: int, payload: dict[str, Any]) -> set[int]:
@@ -190,7 +276,7 @@ def _read_task(parts: Parts, client: LabelStudioClient, project: Project, ls_tas
 def _collect(
     parts: Parts, client: LabelStudioClient, project: Project, ls_tasks: list[dict[str, Any]], told: dict[int, str]
 ) -> int:
-    now = utc_now()
+    now = parts.now()
     foreign = [t for t in ls_tasks if show_tile.tile_of(t.get("data")) is None]
     for problem in take_in_uploads(parts.database, parts.blobs, client, project.id, foreign, now=now):
         LOG.warning("project=%s %s", project.id, problem)
@@ -233,7 +319,7 @@ def _poll(parts: Parts, client: LabelStudioClient, project: Project) -> int:
 def _compare(parts: Parts, client: LabelStudioClient, project: Project) -> int:
     """Find what no change of a task tells: a deletion whose webhook was lost shows only in the set of ids."""
     assert project.ls_project_id is not None
-    now = utc_now()
+    now = parts.now()
     with parts.database.transaction() as session:
         compared_at = projects.get(session, project.id).ls_compared_at
         if compared_at is not None and now - compared_at < timedelta(seconds=parts.settings.compare_s):
@@ -257,7 +343,7 @@ def _judge(parts: Parts, project_id: int) -> bool:
         run = runs.open_run(session, project_id)
     if run is None or run.state != "judging":
         return False
-    verdict = judge_candidate(parts.database, parts.blobs, run.id, now=utc_now())
+    verdict = judge_candidate(parts.database, parts.blobs, run.id, now=parts.now())
     if verdict is None:
         parts.wakeups.predict()
         return False
@@ -275,6 +361,9 @@ def _head_is_due(parts: Parts, project_id: int) -> bool:
 
 
 def _head_out(parts: Parts, client: LabelStudioClient, project_id: int) -> bool:
+    with parts.database.transaction() as session:
+        if projects.get(session, project_id).ls_problem is not None:
+            return False  # its labels changed: what is shown stays as it is until somebody decides
     head = HeadReconciler(
         parts.database,
         parts.blobs,
@@ -284,7 +373,7 @@ def _head_out(parts: Parts, client: LabelStudioClient, project_id: int) -> bool:
         open_page_s=parts.settings.open_page_s,
         link_life=timedelta(days=parts.settings.image_url_days),
     )
-    report = head.reconcile(project_id, now=utc_now())
+    report = head.reconcile(project_id, now=parts.now())
     if report.changed:
         LOG.info(
             "project=%s head version=%s added=%s removed=%s refreshed=%s",

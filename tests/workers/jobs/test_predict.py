@@ -1,9 +1,9 @@
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from backend.actions.judge_candidate import judge_candidate
 from backend.actions.rank_queue import rank_queue
@@ -13,25 +13,30 @@ from backend.store import images, masks, predictions, projects, queue, runs
 from backend.store.tables import Event, Image, Model, Run, Tile
 from mpamatch.errors import NotFound
 from tests.builders import Installation, add_images, add_model, installation
-from workers.jobs.predict import predict_due
+from workers.jobs.predict import BATCH, predict_due
 from workers.parts import Parts
 
 pytestmark = [pytest.mark.database, pytest.mark.torch]
 
 
 class Silent:
-    """Wake-ups that nobody needs."""
+    """Wake-ups that nobody hears; those to the predict workers are counted."""
+
+    calls = 0
 
     def sync(self, project_id: int, *, full: bool = False) -> None: ...
 
+    def predict(self) -> None:
+        self.calls += 1
 
-@dataclass
+
 class Sure:
     """A model that says background everywhere."""
 
-    reduction: float = 1.0
+    def reduction(self, image: np.ndarray, um_per_px: float | None = None) -> float:
+        return 1.0
 
-    def predict(self, image: np.ndarray) -> np.ndarray:
+    def predict(self, image: np.ndarray, um_per_px: float | None = None) -> np.ndarray:
         height, width = image.shape[:2]
         return np.stack([np.full((height, width), 0.99, np.float32), np.full((height, width), 0.01, np.float32)])
 
@@ -62,8 +67,8 @@ def made(database_url: str, tmp_path: Path) -> Installation:
     return made
 
 
-def _predict(made: Installation, broken: str = "") -> int:
-    wakeups: Any = Silent()
+def _predict(made: Installation, broken: str = "", wakeups: Any = None) -> int:
+    wakeups = wakeups or Silent()
     parts = Parts(Settings(state=made.folder), made.database, made.blobs, made.keys, wakeups, "test:1:1.0")
     models: Any = Models(broken)
     return predict_due(parts, models, stop=lambda: False)
@@ -101,6 +106,15 @@ def test_a_picture_that_cannot_be_read_is_set_aside_and_the_rest_is_ranked(made:
     assert tile.id in {e.tile_id for e in listed}
 
 
+def test_more_than_a_batch_wakes_one_more_worker_and_less_wakes_none(made: Installation) -> None:
+    many, few = Silent(), Silent()
+    assert _predict(made, wakeups=many) > 2 * BATCH
+    assert many.calls == 1, "once, however much is due"
+    add_images(made, train=BATCH - 1, audit=0, masked=False, first=80)
+    assert _predict(made, wakeups=few) == BATCH - 1
+    assert few.calls == 0
+
+
 def test_an_audit_picture_that_cannot_be_read_does_not_hold_up_a_verdict(made: Installation) -> None:
     _predict(made)
     run_id = _judging(made)
@@ -119,6 +133,42 @@ def test_a_model_that_cannot_be_read_sets_no_image_aside(made: Installation) -> 
     with made.database.transaction() as session:
         assert session.get_one(Run, run_id).state == "failed"
         assert images.counts(session, made.project_id)["quarantined"] == 0
+
+
+def _whole_m0(made: Installation) -> None:
+    """A champion before this one, which a rollback would return to."""
+    with made.database.transaction() as session:
+        first, second = session.scalars(select(Model).order_by(Model.id)).all()
+        second.previous_id = first.id
+
+
+def test_a_champion_that_cannot_be_read_steps_down_for_the_one_before_it(made: Installation) -> None:
+    _whole_m0(made)
+    _predict(made, broken="weights")
+    with made.database.transaction() as session:
+        champion = projects.champion(session, projects.get(session, made.project_id))
+        states = {m.version: m.state for m in session.scalars(select(Model))}
+        assert states == {champion.version: "champion", "m1": "rejected"}
+        assert session.query(Event).filter(Event.what == "model given up").count() == 1
+        assert images.counts(session, made.project_id)["quarantined"] == 0
+    _predict(made)
+    assert _missing(made) == 0
+
+
+def test_a_champion_that_cannot_be_read_and_has_none_before_it_stays(made: Installation) -> None:
+    _predict(made, broken="weights")
+    with made.database.transaction() as session:
+        assert projects.champion(session, projects.get(session, made.project_id)).version == "m1"
+
+
+def test_an_earlier_champion_that_cannot_be_read_does_not_hold_up_a_verdict(made: Installation) -> None:
+    run_id = _judging(made)
+    with made.database.transaction() as session:
+        session.add(
+            Model(project_id=made.project_id, version="m9", kind="trained", state="retired", blob="old weights")
+        )
+    _predict(made, broken="old weights")
+    assert judge_candidate(made.database, made.blobs, run_id, now=utc_now()) is not None
 
 
 def _judging(made: Installation) -> int:

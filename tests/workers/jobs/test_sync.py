@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from backend.actions import show_tile
 from backend.clock import utc_now
 from backend.labelstudio.results import class_map_to_result, scope_item
 from backend.settings import Settings
-from backend.store import inbox, projects
-from backend.store.tables import Annotation, Inbox, Mask, Task
+from backend.signs import Signs, look_at_broker
+from backend.store import events, inbox, projects
+from backend.store.tables import Annotation, Event, Inbox, Mask, Task
 from mpamatch.domain.classes import ClassSet
 from mpamatch.errors import BadInput, NotFound
 from tests.builders import Installation, disc, installation
@@ -106,8 +108,63 @@ def test_an_odd_delivery_is_set_aside_with_its_reason(made: Installation) -> Non
         assert (row.applied_at is not None, row.problem) == (True, "unexpected ValueError")
 
 
+def test_a_label_studio_that_is_away_is_counted_as_a_failure_and_not_as_a_step(
+    made: Installation, redis_url: str
+) -> None:
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        project.ls_url, project.ls_token = "http://127.0.0.1:9", made.keys.seal("a token")
+    sync.sync_project(replace(_parts(made), signs=Signs(redis_url)), made.project_id, full=True)
+    seen = look_at_broker(redis_url)
+    assert (seen.failures, seen.synced_at) == ({made.project_id: 1}, {})
+
+
+def test_a_task_is_read_once_however_many_deliveries_name_it_and_the_odd_one_spoils_no_other(
+    made: Installation,
+) -> None:
+    odd = _labelled(made, 1, 0, second=1)
+    odd["annotations"][0]["updated_at"] = "no time at all"
+    read: list[int] = []
+
+    class Counting(Studio):
+        def task(self, task_id: int) -> dict[str, Any]:
+            read.append(task_id)
+            return super().task(task_id)
+
+    with made.database.transaction() as session:
+        for number in range(2 * sync.INBOX_BATCH // 5):
+            payload = {"task": {"id": 1 + number % 2}}
+            inbox.keep(session, project_id=made.project_id, dedupe_key=f"k{number}", action="A", payload=payload)
+    studio: Any = Counting([odd, _labelled(made, 2, 1, second=2)])
+    sync._labels_in(_parts(made), studio, made.project(), full=False)
+    with made.database.transaction() as session:
+        rows = session.scalars(select(Inbox).order_by(Inbox.id)).all()
+        assert [row.problem for row in rows[:4]] == ["unexpected ValueError", None, "unexpected ValueError", None]
+        assert all(row.applied_at is not None for row in rows)
+        assert len(session.scalars(select(Mask)).all()) == 1
+    assert sorted(read) == [1, 2]
+
+
 def test_a_stage_that_cannot_work_stops_no_other(made: Installation) -> None:
     def refused() -> bool:
         raise BadInput("Label Studio token", "401")
 
     assert sync._stage("labels", made.project_id, refused) is False
+
+
+def test_every_look_seals_what_was_recorded(made: Installation) -> None:
+    parts = _parts(made)
+    with made.database.transaction() as session:
+        projects.change_policy(session, projects.get(session, made.project_id), {"tau": 0.9}, actor="test")
+    sync.sync_project(parts, made.project_id, full=False)
+    with made.database.transaction() as session:
+        assert events.chain_head(session, made.project_id) is not None
+        assert events.verify_chain(session, made.project_id) is None
+        assert session.scalars(select(Event).where(Event.seal.is_(None))).all() == []
+
+
+def test_while_labels_differ_from_the_classes_the_head_is_left_as_it_is(made: Installation) -> None:
+    with made.database.transaction() as session:
+        projects.get(session, made.project_id).ls_problem = "labels in Label Studio: unknown here: Tumour"
+    untouched: Any = None  # a client whose every use would fail
+    assert sync._head_out(_parts(made), untouched, made.project_id) is False
