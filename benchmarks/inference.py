@@ -29,7 +29,7 @@ PATCH_PX, TILE_PX = 256, 1024
 def untrained(reduction: float) -> LoadedModel:
     """The default segmenter as it is built, for two classes, at a working scale."""
     recipe = Recipe.for_profile("demo")
-    record = encoder_record(recipe.segmenter)
+    record = encoder_record(recipe.encoder)
     classes = ClassSet.from_names(["background", "gland"])
     module = build_segmenter(record, classes.count, seed=0).eval()
     return LoadedModel(module, ModelConfig("untrained", classes, record, WorkingScale(reduction), recipe))
@@ -45,7 +45,7 @@ def measure(repeats: int = 5) -> dict[str, Figure]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     reduced_ms = median_ms(lambda: reduced.predict(tile), repeats=repeats)
     full_ms = median_ms(lambda: full.predict(tile), repeats=repeats)
-    scale = f"at 1/{reduced.reduction:g} of its size, as training chooses where the scale is unknown; all cores"
+    scale = f"at 1/{reduced.reduction(tile):g} of its size, as training chooses where the scale is unknown; all cores"
     return {
         "patch_256_ms": Figure(patch_ms, "ms", 150.0, "one patch, one thread"),
         "tile_1024_s": Figure(reduced_ms / 1000, "s", 1.5, scale),

@@ -23,7 +23,7 @@ from backend.actions.register_images import RegisterItem, register
 from backend.api_names import ML_PATH, SECRET_HEADER, USER
 from backend.settings import Settings
 from backend.store import projects
-from backend.store.blobs import BlobFolder
+from backend.store.open_blobs import open_blobs
 from backend.store.secrets import KeyRing
 from backend.store.sessions import Database
 from backend.store.tables import Model, Task, Tile
@@ -59,7 +59,7 @@ class StoredProject:
 
 def store_project(settings: Settings, database: Database) -> StoredProject:
     """Make the rows and blobs, and put the password and the webhook's secret in place."""
-    blobs, keys = BlobFolder(settings.blobs_folder), KeyRing.at(settings.state / "key")
+    blobs, keys = open_blobs(settings), KeyRing.at(settings.state / "key")
     project_id, model_id = _project(database, keys)
     picture = settings.state / "tissue.png"
     picture.write_bytes(encode_png(_tissue()))

@@ -11,7 +11,7 @@ import numpy as np
 from backend.actions.keep_prediction import keep_prediction
 from backend.actions.register_images import RegisterItem, register
 from backend.store import projects
-from backend.store.blobs import BlobFolder
+from backend.store.blobs import BlobFolder, BlobStore
 from backend.store.secrets import KeyRing
 from backend.store.sessions import Database
 from backend.store.tables import Image, Model, Project, Tile
@@ -52,6 +52,7 @@ class Installation:
     def tiles(self, split: str | None = None) -> list[Tile]:
         with self.database.transaction() as session:
             query = session.query(Tile).join(Image, Image.id == Tile.image_id).order_by(Tile.id)
+            query = query.filter(Tile.project_id == self.project_id)
             return list(query if split is None else query.filter(Image.split == split))
 
 
@@ -63,14 +64,17 @@ def installation(
     audit: int = 4,
     masked: bool = False,
     policy: Policy | None = None,
+    blobs: BlobStore | None = None,
+    title: str = "Test glands",
 ) -> Installation:
     """A project with one image per group; audit groups are fixed, masks optional."""
     database = Database(database_url)
-    made = Installation(database, BlobFolder(folder / "blobs"), KeyRing.at(folder / "key"), folder)
+    kept: Any = blobs or BlobFolder(folder / "blobs")
+    made = Installation(database, kept, KeyRing.at(folder / "key"), folder)
     with database.transaction() as session:
         made.project_id = projects.create(
             session,
-            title="Test glands",
+            title=title,
             classes=ClassSet.from_names(["background", "gland"]),
             policy=policy or Policy(debounce_s=0),
             seed=1,
@@ -94,8 +98,14 @@ def add_images(made: Installation, *, train: int, audit: int, masked: bool, firs
     return register(made.database, made.blobs, made.project_id, items)
 
 
-def predict_all(made: Installation, model: Model, class_map: np.ndarray | None = None, confidence: float = 0.6) -> None:
-    """Predictions of one model for every tile, without computing any: one region around the middle each."""
+def predict_all(
+    made: Installation,
+    model: Model,
+    class_map: np.ndarray | None = None,
+    confidence: float = 0.6,
+    region_count: int = 1,
+) -> None:
+    """Predictions of one model for every tile, without computing any: regions around the middle each."""
     from mpamatch.domain.regions import Region
 
     class_map = disc() if class_map is None else class_map
@@ -110,7 +120,7 @@ def predict_all(made: Installation, model: Model, class_map: np.ndarray | None =
         predicted_class=1,
         mean_confidence=confidence,
     )
-    regions = () if model.kind == "blank" else (region,)
+    regions = () if model.kind == "blank" else (region,) * region_count
     for tile in made.tiles():
         keep_prediction(
             made.database,

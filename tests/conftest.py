@@ -7,8 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-pytest_plugins = ["tests.servers"]
+from tests.reliability.fault_log import FaultLog
+
+pytest_plugins = ["tests.servers", "tests.object_store", "tests.label_studio_server"]
+
+# The same examples on every machine and day: a red run can be made red again, and none is red for being slow.
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.load_profile("fixed")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,3 +37,9 @@ def clean_environment() -> Iterator[None]:
         del os.environ[name]
     yield
     os.environ.update(kept)
+
+
+@pytest.fixture
+def log(request: pytest.FixtureRequest) -> FaultLog:
+    """Where a test of a fault writes down what it saw (docs/reliability.md)."""
+    return FaultLog(os.fspath(request.node.nodeid))

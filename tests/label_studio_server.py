@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 PROGRAM = Path(__file__).resolve().parents[1] / ".venv-label-studio" / "bin" / "label-studio"
-START_S = 180
+START_S = 400
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ tests.contracts.reference` writes them anew. A made part stands between two comm
 
 from __future__ import annotations
 
+import ast
 import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -91,6 +92,37 @@ def figures_table(name: str) -> Callable[[], str]:
     return made
 
 
+def fault_tests() -> list[tuple[int, str]]:
+    """Every test that records a fault, with its row, in the order of the rows."""
+    found = []
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and _is_recovered(n.func)]
+                words = [k for n in calls for k in n.keywords if k.arg == "row"]
+                rows = {k.value.value for k in words if isinstance(k.value, ast.Constant)}
+                found += [(int(str(row)), f"{file.relative_to(ROOT).as_posix()}::{node.name}") for row in rows]
+    return sorted(found)
+
+
+def _is_recovered(called: ast.expr) -> bool:
+    return isinstance(called, ast.Attribute) and called.attr == "recovered"
+
+
+def faults_table() -> str:
+    """Every test of a fault, with what it saw when it was last recorded; nothing where it was not."""
+    path = RESULTS / "reliability.json"
+    recorded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    rows = []
+    for row, test in fault_tests():
+        seen = {name: f for name, f in recorded.items() if name.partition("[")[0] == test}
+        if not seen:
+            rows.append((str(row), "", f"`{test}`", "", ""))
+        for name, f in sorted(seen.items()):
+            rows.append((str(row), f["fault"], f"`{name}`", f["seen"], f"{f['recovered_s']:.0f}"))
+    return _table(("row", "fault", "test", "seen", "seconds to recover"), rows)
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
@@ -107,7 +139,9 @@ MADE: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "serving": figures_table("serving"),
         "regions": figures_table("regions"),
         "inference": figures_table("inference"),
+        "codecs": figures_table("codecs"),
     },
+    "docs/reliability.md": {"faults": faults_table},
 }
 
 

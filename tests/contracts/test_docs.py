@@ -134,7 +134,7 @@ def test_every_command_in_the_text_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
     assert set(re.findall(r"(?:^ {4}|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
-    known = {one.name: {opt for p in one.command.params for opt in p.opts} for one in commands()}
+    known = {one.name: {o for p in one.command.params for o in (*p.opts, *p.secondary_opts)} for one in commands()}
     for words in commands_in(text):
         name = next((n for n in (" ".join(words[:2]), words[0]) if n in known), None)
         group = words[0] in entry_names() and name is None

@@ -20,7 +20,7 @@ import importlib, pkgutil, sys
 for name in {packages!r}:
     package = importlib.import_module(name)
     for found in pkgutil.walk_packages(package.__path__, name + "."):
-        if found.name not in ("migrations.env", "backend.child"):
+        if found.name not in ("migrations.env", "backend.child", "backend.labelstudio.sdk_adapter"):
             importlib.import_module(found.name)
 """
 
@@ -49,6 +49,7 @@ def loaded_after(statement: str) -> set[str]:
     "statement",
     [
         "import backend.api.app",
+        "import backend.site",
         "import backend.commands.up",
         "import mpamatch.cli",
         "import workers.celery_app",

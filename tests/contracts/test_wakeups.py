@@ -48,6 +48,17 @@ def test_the_schedule_wakes_only_what_is_heard(app: Celery) -> None:
     assert {entry["task"] for entry in app.conf.beat_schedule.values()} <= heard_names(app)
 
 
+def test_messages_are_held_one_at_a_time_acknowledged_late_and_given_again_after_half_a_day(app: Celery) -> None:
+    """What this does is seen in tests/workers/test_delivery.py. The solo pool alone would fetch and acknowledge like
+    this too, so there a changed option would not show; with another pool it would cost computing time."""
+    assert app.conf.worker_prefetch_multiplier == 1
+    assert app.conf.task_acks_late is True
+    assert app.conf.task_ignore_result is True
+    assert app.conf.broker_connection_retry_on_startup is True
+    with app.connection_for_read() as connection:
+        assert connection.transport_options["visibility_timeout"] == wakeups.VISIBILITY_TIMEOUT_S == 12 * 3600
+
+
 def test_a_message_carries_ids_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sent: list[tuple[str, list[object]]] = []
     sender = wakeups.Wakeups(f"redis+socket://{tmp_path}/nobody.sock")

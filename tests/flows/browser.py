@@ -139,6 +139,52 @@ class LabelStreamBrowser:
         self.page.mouse.up()
         self.page.keyboard.press("Escape")
 
+    def draw_polygon(self, label: str, points: Sequence[tuple[float, float]]) -> None:
+        """Choose a label and click the corners, given as fractions of the picture; a click on the first one closes."""
+        self.page.keyboard.press("Escape")
+        self.page.locator(".lsf-label, [class*=label--]").filter(has_text=label).first.click()
+        box = self._picture_box()
+        for x, y in [*points, points[0]]:
+            self.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+            self.page.wait_for_timeout(300)  # two clicks in a row would count as one double click
+        self.page.keyboard.press("Escape")
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Take what lies under one place of the picture to another; fractions of its width and height."""
+        box = self._picture_box()
+        (x0, y0), (x1, y1) = ((box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end))
+        self.page.mouse.move(x0, y0)
+        self.page.mouse.down()
+        self.page.mouse.move(x1, y1, steps=8)
+        self.page.mouse.up()
+
+    def regions(self) -> list[str]:
+        """The labels of the regions that the page lists, in its order; only those that are in view of a long list."""
+        titles = self.page.locator(".lsf-outliner-item__title")
+        return [titles.nth(i).inner_text() for i in range(titles.count())]
+
+    def select_region(self, number: int) -> None:
+        """Press the region in the page's list, counted from 0."""
+        self.page.keyboard.press("Escape")
+        self.page.locator(".lsf-outliner-item__title").nth(number).click()
+
+    def picture(self, *, regions: bool = True) -> tuple[bytes, dict[str, float], dict[str, float]]:
+        """The page with the picture's regions or with all of them hidden: a PNG, where the picture lies on it, and the
+        frame outside of which the picture is cut off (the editor may enlarge it a little beyond its frame)."""
+        if not regions:
+            self.page.get_by_role("button", name="Hide all regions").click()
+            expect(self.page.get_by_role("button", name="Show all regions")).to_be_visible()
+        self.page.mouse.move(5, 5)
+        box = self._picture_box()
+        frame = self.page.locator(".konvajs-content").first.bounding_box()
+        assert frame is not None
+        self.page.wait_for_timeout(300)  # the canvas is drawn in frames that nothing announces
+        # The slider of a brush's size lies over the picture.
+        shot = self.page.screenshot(style=".lsf-toolbar, .lsf-toolbar * { visibility: hidden !important }")
+        if not regions:
+            self.page.get_by_role("button", name="Show all regions").click()
+        return shot, box, dict(frame)  # type: ignore[arg-type]
+
     def submit(self) -> dict[str, Any]:
         """Press Submit; returns the annotation as the server answered it, when the next task (or the end) is there."""
         return self._finish(re.compile("^submit", re.I))

@@ -22,6 +22,7 @@ import psutil
 from backend.labelstudio.client import LabelStudioClient
 from backend.store.blobs import BlobFolder
 from backend.store.sessions import Database
+from tests.servers import installation_urls
 
 Found = TypeVar("Found")
 COMMAND = [sys.executable, "-c", "from mpamatch.cli import main; main()"]
@@ -136,9 +137,13 @@ def _free_port() -> int:
 
 
 @contextmanager
-def running(options: list[str], **settings: Any) -> Iterator[Stack]:
+def running(options: list[str], *, state: Path | None = None, **settings: Any) -> Iterator[Stack]:
     """A stack that is stopped at the end, however the test ends; its state is removed."""
-    state = Path(tempfile.mkdtemp(prefix="mpamatch-stack-"))
+    with installation_urls() as servers:
+        yield from _running(options, {**servers, **settings}, state or Path(tempfile.mkdtemp(prefix="mpamatch-stack-")))
+
+
+def _running(options: list[str], settings: dict[str, Any], state: Path) -> Iterator[Stack]:
     environment = {**os.environ, "MPAMATCH_STATE": str(state)}
     # Ports of its own: a stack of somebody else may be starting at the same moment.
     settings = {"api_port": _free_port(), "label_studio_port": _free_port(), **settings}

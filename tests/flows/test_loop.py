@@ -22,10 +22,17 @@ from mpamatch.datasets import phantom
 from mpamatch.domain.classes import ClassSet
 from mpamatch.files.images import encode_png
 from mpamatch.files.rasters import decode_raster
+from tests import label_studio_person as person
 from tests.flows.browser import LabelStreamBrowser, find_chromium
 from tests.flows.stack import Stack, running
 
-pytestmark = [pytest.mark.processes, pytest.mark.labelstudio, pytest.mark.torch, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.profiles,
+    pytest.mark.processes,
+    pytest.mark.labelstudio,
+    pytest.mark.torch,
+    pytest.mark.timeout(900),
+]
 CLASSES = ClassSet.from_names(["background", "gland"])
 AFTER = 10
 
@@ -40,7 +47,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(drawn: Path) -> Iterator[Stack]:
-    options = ["--images", str(drawn), "--classes", "background,gland"]
+    options = ["--images", str(drawn), "--classes", "background,gland", "--start", "blank"]
     settings = {
         "retrain_after_tiles": AFTER,
         "debounce_s": 2,
@@ -141,7 +148,7 @@ def test_a_person_labels_until_a_retrain_starts_by_itself_and_the_head_follows(
             mask = stack.wait("the drawn mask", lambda a=answer: _mask_of(stack, int(a["id"])), 30)
             _check_drawn(stack, answer, mask)
     for expected in before[3:AFTER]:
-        task = stack.client.next_task_by_action(stack.ls_project_id)
+        task = person.next_task_by_action(stack.client, stack.ls_project_id)
         assert task is not None
         assert task["id"] == expected  # an audit tile every fifth place included
         _label(stack, drawn, expected)
@@ -266,7 +273,7 @@ def test_rolling_back_and_forth_moves_what_people_see(stack: Stack) -> None:
         "the newer head",
         lambda: _settled(stack) and _versions(stack) == {champion},
     )
-    assert _order(stack)[0] == stack.client.next_task_by_action(stack.ls_project_id)["id"]
+    assert _order(stack)[0] == person.next_task_by_action(stack.client, stack.ls_project_id)["id"]
 
 
 def test_an_upload_in_label_studio_is_pre_annotated_within_thirty_seconds(stack: Stack) -> None:
@@ -300,8 +307,8 @@ def test_start_training_in_label_studio_opens_one_run(stack: Stack, drawn: Path)
     stack.wait("quiet", lambda: _no_open_run(stack), 300)
     before = _run_count(stack)
     backend = stack.client.ml_backends(stack.ls_project_id)[0]
-    stack.client.train(int(backend["id"]))
-    stack.client.train(int(backend["id"]))
+    person.start_training(stack.client, int(backend["id"]))
+    person.start_training(stack.client, int(backend["id"]))
     stack.wait("the run", lambda: _run_count(stack) > before, 60)
     stack.wait("its end", lambda: _no_open_run(stack), 300)
     with stack.database() as database, database.transaction() as session:
@@ -354,7 +361,7 @@ def test_a_label_deleted_while_no_webhook_told_is_withdrawn(stack: Stack) -> Non
     assert row is not None
     for hook in stack.client.webhooks(stack.ls_project_id):
         stack.client.delete_webhook(int(hook["id"]))
-    stack.client.delete_annotation(row.ls_annotation_id)
+    person.delete_annotation(stack.client, row.ls_annotation_id)
 
     def withdrawn() -> bool:
         mask = _mask_of(stack, row.ls_annotation_id)

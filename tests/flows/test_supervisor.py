@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from backend.commands import stack
-from backend.commands.ports import free_port
+from backend.commands.ports import PortHolds, free_port
 from backend.commands.supervisor import Part, RestartPolicy, Supervisor, end_leftovers, sole_owner
 from backend.processes import ProcessBook, ProcessRecord, end, is_alive, load_book, marked, record_of, save_book
 from backend.servers import EmbeddedPostgres, EmbeddedRedis
@@ -317,6 +317,23 @@ def test_a_taken_port_gives_the_next_free_one_and_says_so() -> None:
         assert free_port("127.0.0.1", port, said.append, what="API", taken={port}) > port
 
 
+def test_a_port_that_another_stack_has_chosen_is_taken_before_anything_listens_on_it(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        wished = probe.getsockname()[1]
+    first, second = PortHolds(tmp_path / "ports"), PortHolds(tmp_path / "ports")
+    chosen = free_port("127.0.0.1", wished, print, what="Label Studio", holds=first)
+    assert free_port("127.0.0.1", chosen, print, what="Label Studio", holds=second) > chosen
+    first.release()
+    assert free_port("127.0.0.1", chosen, print, what="Label Studio", holds=second) == chosen
+    assert ((tmp_path / "ports").stat().st_mode & 0o077) == 0
+
+
+def test_a_port_is_chosen_also_where_nothing_can_be_held(tmp_path: Path) -> None:
+    (tmp_path / "ports").write_text("in the way")
+    assert free_port("127.0.0.1", 20_000, print, what="API", holds=PortHolds(tmp_path / "ports")) >= 20_000
+
+
 def test_a_large_log_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "chatty.log"
     log.parent.mkdir()
@@ -346,6 +363,7 @@ def test_children_write_inside_the_state_and_torch_ones_share_the_cores(tmp_path
 
 
 @pytest.mark.database
+@pytest.mark.embedded
 def test_a_killed_database_is_started_again_with_its_rows(servers_state: Path) -> None:
     state = servers_state / "supervised"
 

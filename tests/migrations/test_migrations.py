@@ -1,8 +1,10 @@
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
 from backend.store.tables import Base
+from migrations.revisions import revisions
 from migrations.run import configuration, upgrade
 
 pytestmark = pytest.mark.database
@@ -11,6 +13,11 @@ pytestmark = pytest.mark.database
 def test_migrations_make_exactly_the_tables_that_the_code_uses(empty_database_url: str) -> None:
     upgrade(empty_database_url)
     command.check(configuration(empty_database_url))
+
+
+def test_the_revisions_that_health_goes_by_are_those_of_alembic() -> None:
+    walked = ScriptDirectory.from_config(configuration("")).walk_revisions()
+    assert revisions() == tuple(script.revision for script in walked)
 
 
 def test_the_circular_key_of_champions_is_there(database_url: str) -> None:

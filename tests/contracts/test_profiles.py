@@ -1,0 +1,84 @@
+"""The two profiles of the suite: which tests run in which, and what is said where Debian's servers are absent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import team_servers
+from tests.compose import ROOT
+
+FILES = ["tests/backend/test_servers.py", "tests/flows/test_compose.py", "tests/migrations/test_migrations.py"]
+
+
+def _collected(profile: str) -> tuple[set[str], str]:
+    """The files of which any test is left, and all that was said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *FILES],
+        env={**os.environ, "MPAMATCH_TEST_PROFILE": profile},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    return {name for name in FILES if f"{name}:" in done.stdout}, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("profile", "left_out"),
+    [
+        ("embedded", "tests/flows/test_compose.py"),
+        ("team", "tests/backend/test_servers.py"),
+    ],
+)
+def test_each_profile_leaves_out_what_is_of_the_other_one_only(profile: str, left_out: str) -> None:
+    assert _collected(profile)[0] == set(FILES) - {left_out}
+
+
+def test_a_profile_that_does_not_exist_is_refused() -> None:
+    found, said = _collected("club")
+    assert found == set()
+    assert "MPAMATCH_TEST_PROFILE=club: it is one of embedded, team" in said
+
+
+def test_absent_servers_skip_with_the_reason_and_fail_in_ci(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert team_servers.find_programs() is None
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install postgresql redis-server"):
+        team_servers.absent()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="apt-get install postgresql redis-server"):
+        team_servers.absent()
+
+
+def test_ci_installs_the_servers_as_it_does_the_browser_and_both_profiles_run() -> None:
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert ci.index(".ci/servers") < ci.index("make test")
+    assert os.access(ROOT / ".ci" / "servers", os.X_OK)
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ntest:")[1].split("\n\n")[0]
+    assert ".ci/both-profiles" in recipe
+
+
+@pytest.mark.parametrize(("embedded", "team", "code"), [(0, 0, 0), (1, 0, 1), (0, 1, 1), (3, 1, 3)])
+def test_a_failure_in_either_profile_is_a_failure_and_both_are_heard(
+    tmp_path: Path, embedded: int, team: int, code: int
+) -> None:
+    """The script that runs both, with a stand-in for Python that says what it was asked for."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f"#!/bin/bash\necho ran ${{MPAMATCH_TEST_PROFILE:-embedded}} $*\n"
+        f'[ -n "$MPAMATCH_TEST_PROFILE" ] && exit {team}\nexit {embedded}\n'
+    )
+    python.chmod(0o755)
+    done = subprocess.run([ROOT / ".ci" / "both-profiles"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    first, second = (line for line in done.stdout.splitlines() if line.startswith("ran "))
+    assert first == "ran embedded -m pytest --durations=10"
+    assert second.startswith("ran team -m pytest")
+    assert second.endswith("profiles or team or (database and not browser)")
