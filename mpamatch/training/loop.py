@@ -182,7 +182,10 @@ class TrainingLoop:
             learner.train()
         weight, ramped = self._ramps.unlabelled_weight(self.step), self._ramps.prototypes(self.step)
         if self.step == self._ramps.first_prototype_step:
-            begin_bank(self.model, self._streams, self.recipe, seed=self._seed, peers=self._peers)
+            begin_bank(
+                self.model, self._streams, self.recipe,
+                seed=self._seed, peers=self._peers, before_pass=lambda parts: self._before_share(self.step, parts),
+            )  # fmt: skip
         words = self._encode_texts() if ramped > 0 else None
         setting = StepSetting(
             step=self.step,

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from mpamatch.domain.classes import ClassSet, TissueClass
 from mpamatch.domain.recipe import Recipe
-from mpamatch.errors import BadInput
+from mpamatch.errors import BadInput, Unavailable
 from mpamatch.inference import Predictor
 from mpamatch.network.weights import CONFIG_NAME, load_model
 from mpamatch.training.first_model import texts_of
@@ -82,6 +82,31 @@ def test_tensorboard_reads_what_a_run_wrote(started: Path) -> None:
     tags = set(events.Tags()["scalars"])
     assert {"loss/x", "loss/image", "mask_ratio/class 1", "prototypes/used", "weight/prototype"} <= tags
     assert [e.step for e in events.Scalars("loss/x")] == list(range(1, 9))
+
+
+@pytest.mark.parametrize(("least", "ends_well"), [(2, True), (100, False)])
+def test_prototypes_begin_in_smaller_passes_where_memory_runs_out(tmp_path: Path, least: int, ends_well: bool) -> None:
+    passes: list[int] = []
+
+    def short(step: int, parts: int) -> None:
+        passes.append(parts)
+        if parts < least and not any(p >= least for p in passes):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    folder = write_run(tmp_path, recipe=_recipe(labelled_batch=2, prototype_start=0.0), labelled=3)
+    ticks = itertools.count()
+    if not ends_well:
+        with pytest.raises(Unavailable, match="prototypes: a single view of"):
+            train_run(folder, clock=lambda: float(next(ticks)), before_share=short)
+        return
+    train_run(folder, clock=lambda: float(next(ticks)), before_share=short)
+    assert passes[:2] == [1, 2]
+    assert set(passes[2:5]) == {2}, "a batch of two and one of one view, in passes of one"
+    assert set(passes[5:]) == {1}, "a step takes its batch whole again: it has a size of its own"
+    branch = load_model(folder / "model").module.branch
+    assert branch is not None
+    assert branch.bank is not None
+    assert bool(branch.bank.ready.all())
 
 
 @pytest.mark.method_line(36)
