@@ -40,11 +40,10 @@ test: setup adapter ## everything CI runs: real servers, Label Studio and a brow
 	@.ci/servers
 	@.ci/both-profiles
 
-check: setup ## style, types, who imports whom, contracts
+check: setup ## style, types, who imports whom
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
-	.venv/bin/python -m pytest tests/contracts
 
 bench: setup ## measure every figure that the docs quote
 	@for file in benchmarks/[!_]*.py; do \
