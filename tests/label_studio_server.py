@@ -20,7 +20,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[1] / ".venv-label-studio" / "bin" / "label-studio"
+from tests.label_studio_tables import PROGRAM, lay_tables
+
 START_S = 400
 
 
@@ -47,6 +48,7 @@ def real_label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real
         password=secrets.token_urlsafe(12),
         pictures=folder / "pictures" / "tiles",
     )
+    lay_tables(folder / "data" / "label_studio.sqlite3")
     arguments = ["start", "--no-browser", "--port", str(port), "--internal-host", "127.0.0.1"]
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(

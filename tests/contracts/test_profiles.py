@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,7 +67,8 @@ def test_ci_installs_the_servers_as_it_does_the_browser_and_both_profiles_run() 
 
 
 @pytest.mark.parametrize(
-    ("embedded", "library", "team", "code"), [(0, 0, 0, 0), (1, 0, 0, 1), (0, 4, 0, 4), (0, 0, 1, 1), (3, 4, 1, 3)]
+    ("embedded", "library", "team", "code"),
+    [(0, 0, 0, 0), (1, 0, 0, 1), (0, 4, 0, 4), (0, 0, 1, 1), (0, 4, 1, 1), (3, 4, 1, 3)],
 )
 def test_a_failure_in_any_part_is_a_failure_and_all_are_heard(
     tmp_path: Path, embedded: int, library: int, team: int, code: int
@@ -80,12 +83,35 @@ def test_a_failure_in_any_part_is_a_failure_and_all_are_heard(
     python.chmod(0o755)
     done = subprocess.run([ROOT / ".ci" / "both-profiles"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == code
-    first, second, third = (line for line in done.stdout.splitlines() if line.startswith("ran "))
-    assert first.startswith("ran embedded -m pytest --durations=10 tests --ignore=")
-    left_out = {part.removeprefix("--ignore=") for part in first.split() if part.startswith("--ignore=")}
-    assert left_out, "what the first process leaves out, the second runs"
-    assert second.split()[:5] == ["ran", "embedded", "-m", "pytest", "--durations=10"]
-    assert set(second.split()[5:]) == left_out
+    embedded_said, team_said, library_said = (line for line in done.stdout.splitlines() if line.startswith("ran "))
+    assert embedded_said.startswith("ran embedded -m pytest --durations=10 tests --ignore=")
+    left_out = {part.removeprefix("--ignore=") for part in embedded_said.split() if part.startswith("--ignore=")}
+    assert left_out, "what the first process leaves out, another runs"
+    assert library_said.split()[:5] == ["ran", "embedded", "-m", "pytest", "--durations=10"]
+    assert set(library_said.split()[5:]) == left_out
     assert all((ROOT / folder).is_dir() for folder in left_out)
-    assert third.startswith("ran team -m pytest")
-    assert third.endswith("profiles or team or (database and not browser)")
+    assert team_said.startswith("ran team -m pytest")
+    assert team_said.endswith("profiles or team or (database and not browser)")
+
+
+def test_an_interrupted_run_says_where_both_profiles_stood(tmp_path: Path) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f"#!{sys.executable}\nimport os, time\n"
+        "print('began', os.environ.get('MPAMATCH_TEST_PROFILE', 'embedded'), flush=True)\n"
+        "try:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    print('stood', os.environ.get('MPAMATCH_TEST_PROFILE', 'embedded'))\n"
+    )
+    python.chmod(0o755)
+    with subprocess.Popen(
+        [ROOT / ".ci" / "both-profiles"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "began embedded\n"
+        time.sleep(1)  # the other one began too; it tells only in the end
+        running.send_signal(signal.SIGINT)
+        said = running.stdout.read()
+    assert running.returncode == 130
+    lines = [line for line in said.splitlines() if line.startswith(("began", "stood"))]
+    assert sorted(lines) == ["began team", "stood embedded", "stood team"], "and nothing more was begun"

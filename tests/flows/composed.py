@@ -27,7 +27,7 @@ from backend.processes import end, record_of, start_tied
 from backend.store.sessions import Database
 from tests.compose import parsed, services, with_values
 from tests.flows.stack import COMMAND
-from tests.label_studio_server import PROGRAM
+from tests.label_studio_tables import PROGRAM, lay_tables
 from tests.team_servers import TeamPostgres, absent, find_programs, free_port
 
 Found = TypeVar("Found")
@@ -216,6 +216,7 @@ def composed(**own_settings: Any) -> Iterator[Composed]:
         )
         try:
             made.postgres.start(with_role=False)
+            lay_tables(folder / "label-studio" / "label_studio.sqlite3")
             made.start("label-studio")
             made.start("redis")
             made.wait("PostgreSQL", lambda: made.healthy("postgres"), 30)

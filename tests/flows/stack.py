@@ -22,6 +22,7 @@ import psutil
 from backend.labelstudio.client import LabelStudioClient
 from backend.store.blobs import BlobFolder
 from backend.store.sessions import Database
+from tests.label_studio_tables import lay_tables
 from tests.servers import installation_urls
 
 Found = TypeVar("Found")
@@ -137,10 +138,18 @@ def _free_port() -> int:
 
 
 @contextmanager
-def running(options: list[str], *, state: Path | None = None, **settings: Any) -> Iterator[Stack]:
-    """A stack that is stopped at the end, however the test ends; its state is removed."""
+def running(
+    options: list[str], *, state: Path | None = None, first_of_all: bool = False, **settings: Any
+) -> Iterator[Stack]:
+    """A stack that is stopped at the end, however the test ends; its state is removed.
+
+    ``first_of_all``: Label Studio makes its tables itself, as at the very first start.
+    """
+    state = state or Path(tempfile.mkdtemp(prefix="mpamatch-stack-"))
+    if not first_of_all:
+        lay_tables(state / "label-studio" / "label_studio.sqlite3")
     with installation_urls() as servers:
-        yield from _running(options, {**servers, **settings}, state or Path(tempfile.mkdtemp(prefix="mpamatch-stack-")))
+        yield from _running(options, {**servers, **settings}, state)
 
 
 def _running(options: list[str], settings: dict[str, Any], state: Path) -> Iterator[Stack]:

@@ -22,7 +22,7 @@ from backend.store.tables import Event, Model, Prediction, Project, Run, Tile
 from mpamatch.datasets import phantom
 from mpamatch.domain.recipe import Recipe
 from tests.flows.composed import Composed, composed
-from tests.label_studio_server import PROGRAM
+from tests.label_studio_tables import PROGRAM
 
 pytestmark = [
     pytest.mark.team,

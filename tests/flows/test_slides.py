@@ -33,7 +33,7 @@ SCALED = ("--tile-px", "512", "--um-per-px", "1.0")
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with running([], head_size=30, retrain_after_tiles=1000, sweep_s=5) as up:
+    with running([], first_of_all=True, head_size=30, retrain_after_tiles=1000, sweep_s=5) as up:
         yield up
 
 
