@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mpamatch.domain.metrics import mean_iou
 from mpamatch.experiments import statistics
 from mpamatch.experiments.arms import Arm, Experiment
 from mpamatch.experiments.machine import machine
@@ -42,6 +43,7 @@ def collect(experiment: Experiment, protocol: Protocol, cells: Sequence[Cell], o
         "dataset": _dataset(protocol),
         "protocol": _protocol(protocol, experiment, cells),
         "machine": machine(),
+        "methods": {arm.name: _method_row(by_arm[arm.name], scores) for arm in experiment.arms},
         "arms": [_arm_row(arm, experiment, by_arm[arm.name]) for arm in experiment.arms],
         "differences": [
             one
@@ -154,6 +156,18 @@ def _arm_row(arm: Arm, experiment: Experiment, rows: Sequence[Row]) -> Row:
         "reasons": sorted({row["reason"] for row in rows if row["reason"]}),
         **figures,
         **sets,
+    }
+
+
+def _method_row(rows: Sequence[Row], scores: Mapping[Any, Mapping[str, Any]]) -> Row:
+    """An arm's figures on what is scored, a value for each cell that is done, seed by seed; ``steps`` in the median."""
+    done = [row for row in rows if row["state"] == "done" and row.get("val")]
+    pooled = [_scored(scores[row["arm"], row["seed"], row["fold"]]["val"]).confusions.sum(axis=0) for row in done]
+    return {
+        "mdice": [finite(row["val"]["mdice"]) for row in done],
+        "miou": [finite(mean_iou(matrix)) for matrix in pooled],
+        "steps": round(float(np.median([row["steps"] for row in done]))) if done else None,
+        "seconds": [row["seconds"] for row in done],
     }
 
 

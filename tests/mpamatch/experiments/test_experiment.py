@@ -55,7 +55,7 @@ def end(child: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 def without_costs(document: dict[str, Any]) -> dict[str, Any]:
     """The document without what depends on the day."""
-    for row in (*document["cells"], *document["arms"]):
+    for row in (*document["cells"], *document["arms"], *document["methods"].values()):
         for name in set(COSTS) - {"steps"}:
             row.pop(name, None)
     return document
@@ -96,6 +96,13 @@ def test_it_says_what_ran_and_what_came_of_it(whole: tuple[Path, dict[str, Any]]
     assert [(c["arm"], c["seed"], c["state"]) for c in document["cells"]] == [
         (arm, seed, "done") for seed in (0, 1) for arm in ARMS
     ]
+    for arm, figures in document["methods"].items():
+        cells = [c for c in document["cells"] if c["arm"] == arm]
+        assert figures["mdice"] == [c["val"]["mdice"] for c in cells]
+        assert figures["seconds"] == [c["seconds"] for c in cells]
+        assert figures["steps"] == cells[0]["steps"]
+        # Of two classes: IoU is Dice / (2 - Dice) of each, so that its mean lies below the mean Dice.
+        assert all(iou < dice < 1 for iou, dice in zip(figures["miou"], figures["mdice"], strict=True))
     for cell in document["cells"]:
         assert (cell["steps"], cell["labelled_images"]) == (12, 3)
         assert cell["seconds"] > 0
