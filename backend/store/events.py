@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from backend.store.tables import Event
@@ -39,6 +40,24 @@ def record(
     session.add(Event(project_id=project_id, actor=actor, what=what, subject=subject, before=before, after=after))
 
 
+@dataclass(frozen=True)
+class Move:
+    """One event of a row that went from a state to another, as `record` takes it."""
+
+    project_id: int
+    actor: str
+    what: str
+    subject: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+def record_moves(session: Session, moves: Sequence[Move]) -> None:
+    """Append some at once, in that order, without an object for each: where somebody waits, that takes a third."""
+    if moves:
+        session.connection().execute(insert(Event.__table__), [vars(move) for move in moves])  # type: ignore[arg-type]
+
+
 def seal(session: Session, project_id: int | None) -> int:
     """Append what is not sealed yet to the chain of a project (None: of the installation); how many that was.
 
@@ -60,6 +79,17 @@ def seal(session: Session, project_id: int | None) -> int:
     statement = update(Event.__table__).where(Event.__table__.c.id == bindparam("event"))  # type: ignore[arg-type]
     session.connection().execute(statement.values(seal_number=bindparam("seal_number"), seal=bindparam("seal")), rows)
     return len(rows)
+
+
+def any_unsealed(session: Session, project_id: int | None) -> bool:
+    """Whether something was recorded that has no place in the chain yet."""
+    return session.scalar(select(Event.id).where(_of(project_id), Event.seal_number.is_(None)).limit(1)) is not None
+
+
+def last_seal(session: Session, project_id: int | None) -> int:
+    """How many events the chain holds: the number of its last one."""
+    last = _last(session, project_id)
+    return 0 if last is None else last[0]
 
 
 def chain_head(session: Session, project_id: int | None) -> str | None:

@@ -115,7 +115,7 @@ def leave_label_studio(connection: Connection) -> None:
     for words in (
         "UPDATE annotation a SET ls_task_id = -t.id FROM task t"
         " WHERE t.project_id = a.project_id AND t.ls_task_id = a.ls_task_id AND a.project_id = ANY(:ours)",
-        "UPDATE annotation SET ls_annotation_id = -id WHERE project_id = ANY(:ours)",
+        "UPDATE annotation SET ls_annotation_id = -id WHERE ls_annotation_id IS NOT NULL AND project_id = ANY(:ours)",
         "UPDATE task SET ls_task_id = -id, state = 'gone' WHERE project_id = ANY(:ours)",
         "UPDATE queue_entry SET state = 'open', lease_holder = NULL, lease_until = NULL"
         " WHERE state = 'leased' AND project_id = ANY(:ours)",

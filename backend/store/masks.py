@@ -48,10 +48,12 @@ def append(
     reviewed_share: float,
     annotation_id: int | None = None,
     prediction_id: int | None = None,
+    said: tuple[str, float] | None = None,
     asked: bool = False,
 ) -> Mask | None:
     """Add the next version, unless the newest version says the same; None then. Locks the tile's row meanwhile.
 
+    ``said``: what its source alone says and the share of that, where ``blob`` holds more (`combine_answers`).
     ``asked``: a person brings this very mask in, so that it counts also where it was imported before.
     """
     session.execute(select(Tile.id).where(Tile.id == tile_id).with_for_update())
@@ -59,7 +61,8 @@ def append(
         select(Mask).where(Mask.tile_id == tile_id).order_by(Mask.version.desc()).limit(1)
     ).one_or_none()
     if newest is not None and newest.withdrawn_at is None:
-        same_source = newest.annotation_id == annotation_id
+        said_blob = None if said is None else said[0]
+        same_source = newest.annotation_id == annotation_id and newest.said_blob == said_blob
         if same_source and (newest.blob, newest.origin) == (blob, origin):
             return None
     if origin == "imported" and not asked and _imported_before(session, tile_id, blob):
@@ -70,6 +73,8 @@ def append(
         origin=origin,
         blob=blob,
         reviewed_share=reviewed_share,
+        said_blob=None if said is None else said[0],
+        said_share=None if said is None else said[1],
         annotation_id=annotation_id,
         prediction_id=prediction_id,
     )
@@ -131,6 +136,44 @@ def newest_counting(session: Session, tile_id: int) -> Mask | None:
     ).one_or_none()
 
 
+def blobs_of(session: Session, mask_ids: Sequence[int]) -> dict[int, str]:
+    """Where some versions lie, by their ids, withdrawn ones included."""
+    return {row.id: row.blob for row in session.execute(select(Mask.id, Mask.blob).where(Mask.id.in_(mask_ids)))}
+
+
+def layers(session: Session, tile_id: int) -> list[Mask]:
+    """What a tile's mask is made of, the oldest first: of each annotation the newest version that is not withdrawn, on
+    top of the last mask that was brought in from elsewhere, which takes the place of all before it."""
+    found: dict[int, Mask] = {}
+    rows = session.scalars(
+        select(Mask).where(Mask.tile_id == tile_id, Mask.withdrawn_at.is_(None)).order_by(Mask.version)
+    )
+    for mask in rows:
+        if mask.annotation_id is None:
+            found.clear()
+        # Taken out first: the newest version stands where it came.
+        source = mask.annotation_id or 0
+        found.pop(source, None)
+        found[source] = mask
+    return list(found.values())
+
+
+def reviewed_shares(session: Session, tile_ids: Sequence[int]) -> dict[int, float]:
+    """Of these tiles, by tile: how much the mask that counts says something of; tiles without one are left out."""
+    newest = (
+        select(Mask.tile_id, func.max(Mask.version).label("version"))
+        .where(Mask.tile_id.in_(tile_ids), Mask.withdrawn_at.is_(None))
+        .group_by(Mask.tile_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(Mask.tile_id, Mask.reviewed_share).join(
+            newest, (newest.c.tile_id == Mask.tile_id) & (newest.c.version == Mask.version)
+        )
+    )
+    return {row.tile_id: row.reviewed_share for row in rows}
+
+
 def labelled_tile_ids(session: Session, project_id: int) -> frozenset[int]:
     """Tiles with any counting mask, reviewed or abstained."""
     rows = session.scalars(
@@ -138,6 +181,18 @@ def labelled_tile_ids(session: Session, project_id: int) -> frozenset[int]:
         .join(Tile, Tile.id == Mask.tile_id)
         .where(Tile.project_id == project_id, Mask.withdrawn_at.is_(None))
         .distinct()
+    )
+    return frozenset(rows)
+
+
+def imported_tile_ids(session: Session, project_id: int) -> frozenset[int]:
+    """Tiles whose counting masks all came with the images."""
+    rows = session.scalars(
+        select(Mask.tile_id)
+        .join(Tile, Tile.id == Mask.tile_id)
+        .where(Tile.project_id == project_id, Mask.withdrawn_at.is_(None))
+        .group_by(Mask.tile_id)
+        .having(func.bool_and(Mask.origin == "imported"))
     )
     return frozenset(rows)
 

@@ -33,6 +33,11 @@ def candidate_of(session: Session, run_id: int) -> Model | None:
     return session.scalars(select(Model).where(Model.run_id == run_id)).one_or_none()
 
 
+def run_number(session: Session, model: Model) -> int:
+    """The number of the run that made a model; 0 for one that no run made."""
+    return session.scalar(select(Run.number).where(Run.id == model.run_id)) or 0
+
+
 def promoted(session: Session, project_id: int) -> Sequence[Model]:
     """The starter and trained models that serve or have served, oldest first."""
     return session.scalars(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import ARRAY, BigInteger, any_, cast, delete, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from backend.store.tables import Image, Mask, Model, Prediction, Region, Task, Tile
+from backend.store.blobs import BlobStore
+from backend.store.images import tile_split
+from backend.store.tables import Image, Mask, Model, Prediction, Region, SecondLook, Task, Tile
+from mpamatch.errors import BadInput, NotFound
+from mpamatch.files.embeddings import Embeddings, decode_embeddings
 
 if TYPE_CHECKING:  # the API stores and reads predictions, and needs none of what finds regions
     from mpamatch.domain.regions import Region as FoundRegion
+
+LOG = logging.getLogger("mpamatch.predictions")
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,9 @@ class DuePrediction:
 
 
 # Tiles of the champion, and what a judgement needs: every labelled audit tile by the candidate and by each champion
-# so far; nothing of an image that was set aside. Order: what someone has open, what Label Studio shows, judgements,
-# the rest of the pool.
+# so far; nothing of an image that was set aside. Train tiles that were marked as artefacts are among the champion's:
+# what looks like them is told by its embeddings. Order: what someone has open, what Label Studio shows, judgements, the
+# rest of the pool.
 _DUE = text(
     """
     SELECT t.id, d.model_id, t.png_blob, m.kind, m.blob
@@ -38,7 +46,8 @@ _DUE = text(
     JOIN (
         SELECT t.id AS tile_id, p.champion_id AS model_id, 2 AS urgency
         FROM tile t JOIN project p ON p.id = t.project_id JOIN image i ON i.id = t.image_id
-        WHERE t.state = 'ready' AND i.state = 'ready' AND p.champion_id IS NOT NULL
+        WHERE (t.state = 'ready' OR coalesce(t.split, i.split) = 'train')
+          AND i.state = 'ready' AND p.champion_id IS NOT NULL
         UNION ALL
         SELECT DISTINCT t.id, m.id, 1
         FROM run r
@@ -105,8 +114,13 @@ def keep(
     confidence_blob: str,
     class_areas: Mapping[str, int],
     regions: Sequence[FoundRegion],
+    embeddings_blob: str | None = None,
+    known_mask_id: int | None = None,
 ) -> bool:
-    """Store one prediction with its regions; False when it is here already (a job may run twice)."""
+    """Store one prediction with its regions; False when it is here already (a job may run twice).
+
+    Regions get their ids in the order given, which is that of the rows of their embeddings.
+    """
     prediction_id = session.scalar(
         insert(Prediction)
         .values(
@@ -114,7 +128,9 @@ def keep(
             model_id=model_id,
             class_blob=class_blob,
             confidence_blob=confidence_blob,
+            embeddings_blob=embeddings_blob,
             class_areas=dict(class_areas),
+            known_mask_id=known_mask_id,
         )
         .on_conflict_do_nothing()
         .returning(Prediction.id)
@@ -136,6 +152,8 @@ def keep(
             disagreement=r.disagreement,
             mean_confidence=r.mean_confidence,
             predicted_class=r.predicted_class,
+            class_scores=list(r.class_scores),
+            perimeter_px=r.perimeter_px,
         )
         for r in regions
     )
@@ -145,6 +163,7 @@ def keep(
 def forget(session: Session, prediction_id: int) -> None:
     """Drop a prediction whose rasters are lost, with its regions, so that it is made again; masks forget its number."""
     session.execute(update(Mask).where(Mask.prediction_id == prediction_id).values(prediction_id=None))
+    session.execute(delete(SecondLook).where(SecondLook.prediction_id == prediction_id))
     session.execute(delete(Region).where(Region.prediction_id == prediction_id))
     session.execute(delete(Prediction).where(Prediction.id == prediction_id))
 
@@ -166,16 +185,34 @@ def by_version(session: Session, project_id: int, version: str, tile_ids: Sequen
 
 
 def missing_for(session: Session, project_id: int, model_id: int, *, live_tasks_only: bool) -> int:
-    """How many ready tiles (or tiles shown in Label Studio) the model has not seen."""
+    """How many tiles (or tiles shown in Label Studio) the model has not seen: ready ones, and train tiles that were
+    marked as artefacts."""
     seen = select(Prediction.id).where(Prediction.tile_id == Tile.id, Prediction.model_id == model_id).exists()
     query = (
         select(func.count())
         .select_from(Tile)
         .join(Image, Image.id == Tile.image_id)
-        .where(Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready", ~seen)
+        .where(
+            Tile.project_id == project_id,
+            or_(Tile.state == "ready", tile_split == "train"),
+            Image.state == "ready",
+            ~seen,
+        )
     )
     if live_tasks_only:
         query = query.where(select(Task.id).where(Task.tile_id == Tile.id, Task.state == "live").exists())
+    return session.scalar(query) or 0
+
+
+def seen_by(session: Session, project_id: int, model_id: int) -> int:
+    """How many ready tiles the model has seen."""
+    query = (
+        select(func.count())
+        .select_from(Tile)
+        .join(Image, Image.id == Tile.image_id)
+        .join(Prediction, (Prediction.tile_id == Tile.id) & (Prediction.model_id == model_id))
+        .where(Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready")
+    )
     return session.scalar(query) or 0
 
 
@@ -185,3 +222,28 @@ def regions_of(session: Session, prediction_ids: Sequence[int]) -> dict[int, lis
     for region in session.scalars(select(Region).where(Region.prediction_id.in_(prediction_ids)).order_by(Region.id)):
         found.setdefault(region.prediction_id, []).append(region)
     return found
+
+
+def embedding_blobs(session: Session, model_id: int, tile_ids: Sequence[int]) -> dict[int, str]:
+    """By tile: where one model's embeddings of it lie, for those of some tiles that have any."""
+    # One parameter, however many tiles, and one text: the driver takes as long for each number of a list as for a row.
+    wanted = any_(cast(literal("{" + ",".join(map(str, tile_ids)) + "}"), ARRAY(BigInteger)))
+    rows = session.execute(
+        select(Prediction.tile_id, Prediction.embeddings_blob).where(
+            Prediction.model_id == model_id, Prediction.tile_id == wanted, Prediction.embeddings_blob.is_not(None)
+        )
+    )
+    return {tile_id: str(blob) for tile_id, blob in rows}
+
+
+def embeddings_of(blobs: BlobStore, named: Mapping[int, str]) -> Iterator[tuple[int, Embeddings]]:
+    """Tile by tile what :func:`embedding_blobs` names, read when it is asked for: float16 (1 + R, D) of unit length.
+
+    Row 0 is the whole tile's, the others are its regions' in the order of their ids. A blob that is lost or damaged is
+    left out and logged: what it would have told is only how alike tiles are. Raises Unavailable.
+    """
+    for tile_id, blob in sorted(named.items()):
+        try:
+            yield tile_id, decode_embeddings(blobs.get(blob))
+        except (BadInput, NotFound) as error:
+            LOG.warning("tile=%s embeddings left out: %s", tile_id, error)

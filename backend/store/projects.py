@@ -106,6 +106,21 @@ def classes_of(project: Project) -> ClassSet:
     return ClassSet.from_json(project.classes)
 
 
+def change_texts(session: Session, project: Project, texts: Sequence[Sequence[str]], *, actor: str) -> None:
+    """Give the classes texts of their own, a row for each in id order (empty: the shipped ones), for runs to come."""
+    before, changed = classes_of(project), classes_of(project).with_prompts(texts)
+    project.classes = changed.to_json()
+    events.record(
+        session,
+        project_id=project.id,
+        actor=actor,
+        what="texts changed",
+        subject=f"project:{project.id}",
+        before={one.name: list(one.prompts) for one in before.classes},
+        after={one.name: list(one.prompts) for one in changed.classes},
+    )
+
+
 def policy_of(project: Project) -> Policy:
     return Policy.from_json(project.policy)
 
@@ -113,7 +128,7 @@ def policy_of(project: Project) -> Policy:
 def changed_policy(project: Project, changes: Mapping[str, Any]) -> Policy:
     """The policy as it would be with some knobs changed. Raises BadInput."""
     changed = Policy.from_json({**project.policy, **changes})
-    _ = changed.trigger, changed.gate  # these check their ranges
+    _ = changed.trigger, changed.gate, changed.taus(classes_of(project))  # these check their ranges
     return changed
 
 

@@ -1,18 +1,16 @@
-"""The ranked queue: generations written whole and flipped in one transaction; entries closed as labels arrive."""
+"""The ranked queue as it is served: its head, its entries by tile, their states."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from backend.store import leases
 from backend.store.images import tile_split
-from backend.store.tables import Annotation, Image, Mask, Prediction, Project, QueueEntry, Region, Task, Tile
-from mpamatch.domain.ranking import RankedTile, RegionFacts, TileFacts
+from backend.store.tables import Image, Project, QueueEntry, Ranking, Task, Tile
 
 IN_LABEL_STUDIO = "label-studio"
 WAITING = ("open", "leased")
@@ -31,135 +29,6 @@ class Listed:
     score: float
     reasons: tuple[str, ...]
     ls_task_id: int | None
-
-
-def candidates(session: Session, project_id: int, model_id: int) -> list[TileFacts]:
-    """Every tile that may be asked for: ready, predicted by the model, not labelled, not skipped; with its regions.
-
-    Once no train tile is left without a mask, those whose mask only came with the images are asked for, to review.
-    """
-    rows = session.execute(
-        select(Tile.id, Tile.image_id, Image.group_name, tile_split, Prediction.id)
-        .join(Image, Image.id == Tile.image_id)
-        .join(Prediction, (Prediction.tile_id == Tile.id) & (Prediction.model_id == model_id))
-        .where(Tile.project_id == project_id, _may_be_asked(session, project_id))
-        .order_by(Tile.id)
-    ).all()
-    regions = _regions(session, project_id, model_id)
-    return [
-        TileFacts(tile_id=tile, image_id=image, group=group, split=split, regions=tuple(regions.get(prediction, ())))
-        for tile, image, group, split, prediction in rows
-    ]
-
-
-def _may_be_asked(session: Session, project_id: int) -> ColumnElement[bool]:
-    """The condition on tile and image; it depends on whether a train tile is left that nobody labelled."""
-    ready = and_(Tile.state == "ready", Image.state == "ready", ~_answered(Tile.id))
-    masked = select(Mask.id).where(Mask.tile_id == Tile.id, Mask.withdrawn_at.is_(None))
-    unlabelled = and_(ready, ~masked.exists())
-    left = (
-        select(Tile.id)
-        .join(Image, Image.id == Tile.image_id)
-        .where(Tile.project_id == project_id, tile_split == "train", unlabelled)
-        .limit(1)
-    )
-    if session.scalar(left) is not None:
-        return unlabelled
-    return or_(unlabelled, and_(ready, tile_split == "train", ~masked.where(Mask.origin != "imported").exists()))
-
-
-def _answered(tile_id: Any) -> ColumnElement[bool]:
-    states = ("present", "skipped", "quarantined")
-    return select(Annotation.id).where(Annotation.tile_id == tile_id, Annotation.state.in_(states)).exists()
-
-
-def _regions(session: Session, project_id: int, model_id: int) -> dict[int, list[RegionFacts]]:
-    """By prediction. Columns only: the outlines of a large pool's regions would fill the memory."""
-    query = (
-        select(
-            Region.prediction_id,
-            Region.id,
-            Region.area_px,
-            Region.uncertainty,
-            Region.margin,
-            Region.impurity,
-            Region.disagreement,
-            Region.predicted_class,
-            Region.mean_confidence,
-        )
-        .join(Prediction, Prediction.id == Region.prediction_id)
-        .join(Tile, Tile.id == Prediction.tile_id)
-        .where(Prediction.model_id == model_id, Tile.project_id == project_id, Tile.state == "ready")
-        .order_by(Region.id)
-    )
-    found: dict[int, list[RegionFacts]] = {}
-    for prediction, region, area, uncertainty, margin, impurity, disagreement, predicted, confidence in session.execute(
-        query
-    ):
-        found.setdefault(prediction, []).append(
-            RegionFacts(
-                region_id=region,
-                area_px=area,
-                uncertainty=uncertainty,
-                margin=margin,
-                impurity=impurity,
-                disagreement=disagreement,
-                predicted_class=predicted,
-                mean_confidence=confidence,
-            )
-        )
-    return found
-
-
-def write_generation(
-    session: Session,
-    project: Project,
-    ranked: Sequence[RankedTile],
-    *,
-    model_id: int,
-    round_number: int,
-    config_hash: str,
-) -> int:
-    """Write the next generation, take over what Label Studio holds, flip, and drop the one before the last."""
-    generation = project.queue_generation + 1
-    session.execute(delete(QueueEntry).where(QueueEntry.project_id == project.id, QueueEntry.generation >= generation))
-    held = set(session.scalars(select(Task.tile_id).where(Task.project_id == project.id, Task.state == "live")))
-    rows: list[dict[str, Any]] = [
-        {
-            "project_id": project.id,
-            "generation": generation,
-            "rank": entry.rank,
-            "tile_id": entry.tile_id,
-            "region_ids": list(entry.region_ids),
-            "score": entry.score,
-            "noise": entry.noise,
-            "stratum": entry.stratum,
-            "propensity": entry.propensity,
-            "round": round_number,
-            "config_hash": config_hash,
-            "reasons": list(entry.reasons),
-            "state": "leased" if entry.tile_id in held else "open",
-            "lease_holder": IN_LABEL_STUDIO if entry.tile_id in held else None,
-        }
-        for entry in ranked
-    ]
-    for start in range(0, len(rows), 1000):
-        session.execute(insert(QueueEntry), rows[start : start + 1000])
-    # From here to the flip nobody claims or closes; what was held, left out or labelled meanwhile comes along.
-    live = leases.hold_order(session, project.id, to_change=True)
-    leases.take_over(session, project.id, before=live, after=generation)
-    answered = _answered(QueueEntry.tile_id)
-    session.execute(
-        update(QueueEntry)
-        .where(QueueEntry.project_id == project.id, QueueEntry.generation == generation, answered)
-        .values(state="done", lease_holder=None, lease_until=None)
-    )
-    project.queue_generation = generation
-    project.ranked_model_id = model_id
-    session.execute(
-        delete(QueueEntry).where(QueueEntry.project_id == project.id, QueueEntry.generation < generation - 1)
-    )
-    return generation
 
 
 def size(session: Session, project: Project) -> int:
@@ -182,8 +51,7 @@ def head(session: Session, project: Project, n: int) -> Sequence[QueueEntry]:
         .join(Image, Image.id == Tile.image_id)
         .where(
             Image.state == "ready",
-            QueueEntry.project_id == project.id,
-            QueueEntry.generation == project.queue_generation,
+            QueueEntry.ranking_id == leases.live_ranking(project.id),
             _for_label_studio(),
         )
         .order_by(QueueEntry.rank)
@@ -227,6 +95,23 @@ def of_tiles(session: Session, project: Project, tile_ids: Sequence[int]) -> dic
     return {entry.tile_id: entry for entry in rows}
 
 
+def asked(session: Session, project: Project, tile_id: int) -> QueueEntry | None:
+    """A tile's entry in the live order; when it stands there no more, the latest that was kept when it was answered."""
+    return session.scalars(
+        select(QueueEntry)
+        # By way of the orders, of which there are few: no index holds entries by their tile alone.
+        .join(Ranking, (Ranking.project_id == project.id) & (Ranking.generation == QueueEntry.generation))
+        .where(
+            QueueEntry.project_id == project.id,
+            QueueEntry.tile_id == tile_id,
+            QueueEntry.generation <= project.queue_generation,
+            or_(QueueEntry.generation == project.queue_generation, QueueEntry.state.not_in(WAITING)),
+        )
+        .order_by(QueueEntry.generation.desc())
+        .limit(1)
+    ).one_or_none()
+
+
 def set_state(
     session: Session, project: Project, tile_ids: Sequence[int], state: str, *, holder: str | None = None
 ) -> None:
@@ -244,27 +129,6 @@ def set_state(
     )
 
 
-def unranked(session: Session, project: Project) -> bool:
-    """Whether a tile that the champion has seen is missing from the live order."""
-    entry = (
-        select(QueueEntry.id)
-        .where(
-            QueueEntry.project_id == project.id,
-            QueueEntry.generation == project.queue_generation,
-            QueueEntry.tile_id == Tile.id,
-        )
-        .exists()
-    )
-    query = (
-        select(Tile.id)
-        .join(Prediction, (Prediction.tile_id == Tile.id) & (Prediction.model_id == project.champion_id))
-        .join(Image, Image.id == Tile.image_id)
-        .where(Tile.project_id == project.id, ~entry, _may_be_asked(session, project.id))
-        .limit(1)
-    )
-    return session.scalar(query) is not None
-
-
 def listing(session: Session, project: Project, n: int) -> list[Listed]:
     """The queue from its first waiting entry, in the order in which Label Studio serves it."""
     rows = session.execute(
@@ -274,8 +138,7 @@ def listing(session: Session, project: Project, n: int) -> list[Listed]:
         .outerjoin(Task, (Task.tile_id == Tile.id) & (Task.state == "live"))
         .where(
             Image.state == "ready",
-            QueueEntry.project_id == project.id,
-            QueueEntry.generation == project.queue_generation,
+            QueueEntry.ranking_id == leases.live_ranking(project.id),
             QueueEntry.state.in_(WAITING),
         )
         .order_by(QueueEntry.rank)

@@ -7,11 +7,13 @@ beside this one make them.
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime, time
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    REAL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -29,8 +31,11 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, foreign, mapped_column, relationship
 
+from mpamatch.domain.look_alikes import LookAlike
+from mpamatch.domain.reasons import reasons
+from mpamatch.domain.record import FirstRegion, RankedBy, Record
 from mpamatch.domain.tiling import Box, tile_size
 
 NAMING = {
@@ -63,6 +68,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB,
         list[Any]: JSONB,
         list[int]: ARRAY(BigInteger),
+        list[float]: ARRAY(REAL),
     }
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
@@ -71,6 +77,7 @@ class Base(DeclarativeBase):
 class Project(Base):
     """Classes, policy, the champion, the live queue generation and the Label Studio connection.
 
+    ``second_looked_model_id``: the champion whose first entries had their second looks, as far as these can be had.
     ``ls_controls``: what the controls of an adopted project are called, None for our own configuration;
     ``ls_elsewhere``: it was adopted from a Label Studio that is not this installation's; ``ls_problem``: what waits for
     a person's decision there.
@@ -88,6 +95,7 @@ class Project(Base):
     champion_id: Mapped[int | None] = mapped_column(ForeignKey("model.id", use_alter=True))
     queue_generation: Mapped[int] = mapped_column(server_default="0")
     ranked_model_id: Mapped[int | None]
+    second_looked_model_id: Mapped[int | None]
     requested_run: Mapped[str | None]
     ls_url: Mapped[str | None]
     ls_project_id: Mapped[int | None]
@@ -140,6 +148,8 @@ class Tile(Base):
         one_of("state", "ready", "artefact"),
         one_of("split", "train", "audit"),
         Index("ix_tile_lease", "lease_until"),
+        # Few of many, asked for at every look.
+        Index("ix_tile_artefact", "project_id", postgresql_where=text("state = 'artefact'")),
     )
 
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
@@ -152,6 +162,8 @@ class Tile(Base):
     tissue_share: Mapped[float]
     split: Mapped[str | None]
     png_blob: Mapped[str]
+    # 64 bits as a signed number: of pictures that look the same they are the same but for a few.
+    look_hash: Mapped[int | None]
     state: Mapped[str] = mapped_column(server_default="ready")
     wanted_at: Mapped[datetime | None]
     lease_holder: Mapped[str | None]
@@ -194,7 +206,13 @@ class Model(Base):
 
 
 class Prediction(Base):
-    """What one model says of one tile: class ids and confidence (0..255) as blobs. Immutable."""
+    """What one model says of one tile: class ids and confidence (0..255) as blobs. Immutable.
+
+    ``embeddings_blob``: what it looks like, float16 rows: the whole tile's, then that of each region in the order of
+    their ids. Empty for a model that knows nothing, and for predictions of earlier versions. ``known_mask_id``: the
+    mask of a tile that was labelled in part, outside of which the regions lie; None where nothing was known, and on
+    audit tiles. No foreign key: masks name predictions already.
+    """
 
     __tablename__ = "prediction"
     __table_args__ = (UniqueConstraint("tile_id", "model_id"),)
@@ -203,12 +221,17 @@ class Prediction(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), index=True)
     class_blob: Mapped[str]
     confidence_blob: Mapped[str]
+    embeddings_blob: Mapped[str | None]
     class_areas: Mapped[dict[str, Any]]
+    known_mask_id: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Region(Base):
-    """Connected pixels below tau in one prediction, with what the model alone says of them. Immutable."""
+    """Connected pixels of doubt in one prediction, with what the model alone says of them. Immutable.
+
+    ``class_scores`` by class id; empty, as ``perimeter_px``, for regions of earlier versions.
+    """
 
     __tablename__ = "region"
 
@@ -225,12 +248,50 @@ class Region(Base):
     disagreement: Mapped[float]
     mean_confidence: Mapped[float]
     predicted_class: Mapped[int]
+    class_scores: Mapped[list[float]] = mapped_column(server_default="{}")
+    perimeter_px: Mapped[float | None]
+
+
+class SecondLook(Base):
+    """What a model could learn from a label in each region of a prediction (BALD), in the order of their ids.
+
+    Made for the first entries of an order alone, since it costs several predictions. Immutable.
+    """
+
+    __tablename__ = "second_look"
+    __table_args__ = (UniqueConstraint("prediction_id"),)
+
+    prediction_id: Mapped[int] = mapped_column(ForeignKey("prediction.id"))
+    bald: Mapped[list[float]]
+    made_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Ranking(Base):
+    """What one generation of the queue was ranked by: every knob, the pool's scales, and what chance hung on.
+
+    Kept for good, as are the entries that were answered: with both, each choice can be computed again. ``artefacts``:
+    the tiles marked as such that it knows of; with other ones the order is made anew.
+    """
+
+    __tablename__ = "ranking"
+    __table_args__ = (UniqueConstraint("project_id", "generation"),)
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    generation: Mapped[int]
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    ranked_by: Mapped[dict[str, Any]]
+    config_hash: Mapped[str]
+    artefacts: Mapped[list[int]] = mapped_column(server_default="{}")
+    made_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class QueueEntry(Base):
-    """One tile with its ordered regions at its rank in one generation, and what the ranking added.
+    """One tile with its ordered regions at its rank in one generation, and what led there: `mpamatch.domain.record`.
 
-    ``skip_reason``: set when a person left it out through the queue itself; such a skip outlives a new ranking.
+    The figures are those of the region for which the tile was chosen, first raw, then in 0..1, NULL where there is none
+    or one is not known. ``like_tile_id``: the artefact that it looks like, which is why it stands at the end, with
+    their cosine. ``note``: what is to be said of the entry before its reasons. ``skip_reason``: set when a person left
+    it out through the queue itself; such a skip outlives a new ranking.
     """
 
     __tablename__ = "queue_entry"
@@ -238,21 +299,22 @@ class QueueEntry(Base):
         UniqueConstraint("project_id", "generation", "rank"),
         UniqueConstraint("project_id", "generation", "tile_id"),
         one_of("state", "open", "leased", "done", "skipped"),
-        one_of("stratum", "score", "exploration", "audit", "cold"),
-        Index(
-            "ix_queue_entry_open",
-            "project_id",
-            "generation",
-            "rank",
-            postgresql_where=text("state IN ('open', 'leased')"),
-        ),
+        one_of("stratum", "score", "class", "exploration", "audit", "cold"),
+        CheckConstraint("(like_tile_id IS NULL) = (like_cosine IS NULL)", name="alike"),
+        # By another column than the constraints above: an index of theirs holds what was answered too, and as long as
+        # the database does not know how much that is, it takes either for the same work.
+        Index("ix_queue_entry_open", "ranking_id", "rank", postgresql_where=text("state IN ('open', 'leased')")),
         Index("ix_queue_entry_lease_until", "lease_until", postgresql_where=text("lease_until IS NOT NULL")),
+        Index("ix_queue_entry_held", "project_id", "generation", postgresql_where=text("attempt > 0")),
     )
 
-    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    # No foreign keys: each of a new order's rows would be looked up on its own. The numbers were read a moment before,
+    # and neither projects nor tiles are ever deleted.
+    project_id: Mapped[int]
     generation: Mapped[int]
+    ranking_id: Mapped[int]
     rank: Mapped[int]
-    tile_id: Mapped[int] = mapped_column(ForeignKey("tile.id"))
+    tile_id: Mapped[int]
     region_ids: Mapped[list[int]]
     score: Mapped[float]
     noise: Mapped[float]
@@ -260,7 +322,27 @@ class QueueEntry(Base):
     propensity: Mapped[float]
     round: Mapped[int]
     config_hash: Mapped[str]
-    reasons: Mapped[list[Any]]
+    class_id: Mapped[int | None]
+    class_worth: Mapped[float | None]
+    um_per_px: Mapped[float | None]
+    area_px: Mapped[float | None]
+    uncertainty: Mapped[float | None]
+    margin: Mapped[float | None]
+    impurity: Mapped[float | None]
+    disagreement: Mapped[float | None]
+    mean_confidence: Mapped[float | None]
+    predicted_class: Mapped[int | None]
+    bald: Mapped[float | None]
+    distance: Mapped[float | None]
+    clicks: Mapped[float | None]
+    seconds: Mapped[float | None]
+    uncertainty_factor: Mapped[float | None]
+    novelty: Mapped[float | None]
+    cost: Mapped[float | None]
+    support: Mapped[float | None]
+    like_tile_id: Mapped[int | None]
+    like_cosine: Mapped[float | None]
+    note: Mapped[str | None]
     state: Mapped[str] = mapped_column(server_default="open")
     lease_holder: Mapped[str | None]
     lease_until: Mapped[datetime | None]
@@ -268,16 +350,56 @@ class QueueEntry(Base):
     attempt: Mapped[int] = mapped_column(server_default="0")
     skip_reason: Mapped[str | None]
 
+    # Read by a query of its own, once for all entries: a join would be locked along with an entry.
+    ranking: Mapped[Ranking] = relationship(
+        primaryjoin=lambda: foreign(QueueEntry.ranking_id) == Ranking.id, viewonly=True, lazy="selectin"
+    )
+
+    @property
+    def record(self) -> Record:
+        """All that led to this place."""
+        region = None
+        if self.area_px is not None:
+            names = [field.name for field in dataclasses.fields(FirstRegion)]
+            region = FirstRegion(**{name: getattr(self, name) for name in names})
+        like = None
+        if self.like_tile_id is not None and self.like_cosine is not None:
+            like = LookAlike(self.like_tile_id, self.like_cosine)
+        return Record(
+            ranked_by=RankedBy.from_json(self.ranking.ranked_by),
+            tile_id=self.tile_id,
+            stratum=self.stratum,  # type: ignore[arg-type]  # the column holds only these words
+            score=self.score,
+            noise=self.noise,
+            propensity=self.propensity,
+            regions=len(self.region_ids),
+            region=region,
+            class_id=self.class_id,
+            class_worth=self.class_worth,
+            um_per_px=self.um_per_px,
+            like=like,
+            note=self.note,
+        )
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it stands here, in words, the strongest first."""
+        return reasons(self.record)
+
 
 class Task(Base):
-    """A tile's task in Label Studio: which prediction and score it shows there."""
+    """A tile's task in Label Studio: which prediction and score it shows there.
+
+    One of a tile waits at most. A tile that was labelled in part and is asked for again gets another, since Label
+    Studio serves a labelled one no more.
+    """
 
     __tablename__ = "task"
     __table_args__ = (
         UniqueConstraint("project_id", "ls_task_id"),
         one_of("origin", "head", "uploaded"),
         one_of("state", "live", "labelled", "gone"),
-        Index("uq_task_live_tile", "tile_id", unique=True, postgresql_where=text("state <> 'gone'")),
+        Index("uq_task_live_tile", "tile_id", unique=True, postgresql_where=text("state = 'live'")),
     )
 
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
@@ -313,18 +435,29 @@ class Inbox(Base):
 
 
 class Annotation(Base):
-    """What a person submitted, verbatim (``result_blob``), as last read from Label Studio."""
+    """What a person submitted, verbatim (``result_blob``): as last read from Label Studio, or as it came to the queue.
+
+    Of Label Studio's, ``annotator`` is the user's number there. What came to the queue has a ``holder`` instead, who
+    had taken the tile, and no number of Label Studio's. A ``draft`` came too late to count; ``problem`` says why.
+    """
 
     __tablename__ = "annotation"
     __table_args__ = (
         UniqueConstraint("project_id", "ls_annotation_id"),
-        one_of("state", "present", "skipped", "quarantined", "deleted"),
+        one_of("state", "present", "skipped", "quarantined", "deleted", "draft"),
+        one_of("scope", "whole tile", "only the boxes", "artefact", "cannot tell"),
+        CheckConstraint(
+            "(ls_annotation_id IS NULL) = (holder IS NOT NULL) AND (ls_task_id IS NULL) = (holder IS NOT NULL)",
+            name="door",
+        ),
     )
 
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
     tile_id: Mapped[int] = mapped_column(ForeignKey("tile.id"), index=True)
-    ls_annotation_id: Mapped[int]
-    ls_task_id: Mapped[int]
+    ls_annotation_id: Mapped[int | None]
+    ls_task_id: Mapped[int | None]
+    holder: Mapped[str | None]
+    scope: Mapped[str | None]
     result_blob: Mapped[str]
     annotator: Mapped[int | None]
     lead_time_s: Mapped[float | None]
@@ -335,12 +468,17 @@ class Annotation(Base):
 
 
 class Mask(Base):
-    """Class ids made by a person, 255 = no supervision. Append-only; the newest not withdrawn counts."""
+    """Class ids made by a person, 255 = no supervision. Append-only; the newest not withdrawn counts.
+
+    ``blob`` is all that is known of the tile, ``said_blob`` what this mask's own source said of it, with the share of
+    that; empty where both are the same.
+    """
 
     __tablename__ = "mask"
     __table_args__ = (
         UniqueConstraint("tile_id", "version"),
         one_of("origin", "imported", "annotated", "confirmed"),
+        CheckConstraint("(said_blob IS NULL) = (said_share IS NULL)", name="said"),
     )
 
     tile_id: Mapped[int] = mapped_column(ForeignKey("tile.id"))
@@ -348,6 +486,8 @@ class Mask(Base):
     origin: Mapped[str]
     blob: Mapped[str]
     reviewed_share: Mapped[float]
+    said_blob: Mapped[str | None]
+    said_share: Mapped[float | None]
     annotation_id: Mapped[int | None] = mapped_column(ForeignKey("annotation.id"), index=True)
     prediction_id: Mapped[int | None] = mapped_column(ForeignKey("prediction.id"))
     first_run_id: Mapped[int | None] = mapped_column(ForeignKey("run.id"))
@@ -488,3 +628,39 @@ class Reply(Base):
     status: Mapped[int | None]
     body: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
+
+
+class Tally(Base):
+    """How one model's prediction stands to one mask, counted (`mpamatch.domain.tallies`): made when missing, from what
+    never changes."""
+
+    __tablename__ = "tally"
+    __table_args__ = (UniqueConstraint("mask_id", "model_id"),)
+
+    mask_id: Mapped[int] = mapped_column(ForeignKey("mask.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), index=True)
+    counts: Mapped[bytes]
+
+
+class Effort(Base):
+    """The clicks that a mask's changes are worth, counted once. ``clicks`` None: what was shown is not known any more;
+    ``suggested``: a suggestion was in view, so that the mask corrects or confirms it."""
+
+    __tablename__ = "effort"
+    __table_args__ = (UniqueConstraint("mask_id"),)
+
+    mask_id: Mapped[int] = mapped_column(ForeignKey("mask.id"))
+    clicks: Mapped[float | None]
+    suggested: Mapped[bool]
+
+
+class Agreement(Base):
+    """Two people's masks of one tile, compared once. ``counts``: pixels by the first one's class and the second one's,
+    row by row; empty where one of them cannot be read any more."""
+
+    __tablename__ = "agreement"
+    __table_args__ = (UniqueConstraint("first_mask_id", "second_mask_id"),)
+
+    first_mask_id: Mapped[int] = mapped_column(ForeignKey("mask.id"))
+    second_mask_id: Mapped[int] = mapped_column(ForeignKey("mask.id"), index=True)
+    counts: Mapped[list[int]]

@@ -31,9 +31,9 @@ def live_now(session: Session, numbers: Collection[int]) -> Sequence[Task]:
 
 
 def tiles_with_one(session: Session, project_id: int, tile_ids: Collection[int]) -> frozenset[int]:
-    """Those of some tiles that have a task, waiting or labelled."""
+    """Those of some tiles that have a task that waits. A tile that was labelled in part may have earlier ones."""
     query = select(Task.tile_id).where(
-        Task.project_id == project_id, Task.tile_id.in_(sorted(tile_ids)), Task.state != "gone"
+        Task.project_id == project_id, Task.tile_id.in_(sorted(tile_ids)), Task.state == "live"
     )
     return frozenset(session.scalars(query))
 
@@ -101,7 +101,23 @@ def free_numbers(session: Session, project_id: int, tiles: Mapping[int, int]) ->
 
 
 def of_tile(session: Session, tile_id: int) -> Task | None:
-    return session.scalars(select(Task).where(Task.tile_id == tile_id, Task.state != "gone")).one_or_none()
+    """A tile's task that waits, else the last that is in Label Studio."""
+    return session.scalars(
+        select(Task)
+        .where(Task.tile_id == tile_id, Task.state != "gone")
+        .order_by((Task.state == "live").desc(), Task.id.desc())
+        .limit(1)
+    ).one_or_none()
+
+
+def beside(session: Session, task: Task) -> Task | None:
+    """Another task of its tile that is in Label Studio, the one that waits before others; None for most."""
+    return session.scalars(
+        select(Task)
+        .where(Task.tile_id == task.tile_id, Task.state != "gone", Task.id != task.id)
+        .order_by((Task.state == "live").desc(), Task.id.desc())
+        .limit(1)
+    ).one_or_none()
 
 
 # A page asks for its picture several times; noting each of them would only cost writes.

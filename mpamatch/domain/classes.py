@@ -8,7 +8,7 @@ is asked for there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpamatch.errors import BadInput
@@ -68,6 +68,10 @@ class ClassSet:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput("classes", f"not a class list ({error})", "give id, name and colour of each") from error
+
+    def with_prompts(self, texts: Sequence[Sequence[str]]) -> ClassSet:
+        """The same classes with these texts, one row for each in id order; an empty row leaves a class without."""
+        return ClassSet(tuple(replace(one, prompts=tuple(of)) for one, of in zip(self.classes, texts, strict=True)))
 
     def to_json(self) -> list[dict[str, Any]]:
         return [{"id": c.id, "name": c.name, "colour": c.colour, "prompts": list(c.prompts)} for c in self.classes]

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpamatch.domain.resampling import draw_weights
 from mpamatch.errors import BadInput
 
 ChampionKind = Literal["blank", "starter", "provisional", "judged"]
@@ -116,7 +116,7 @@ def judge(
         return _without_masks(champion_kind, figures)
     if len(candidate) < policy.min_tiles or len(set(groups)) < policy.min_groups:
         return _by_point(figures, policy)
-    draws = _draw_weights(groups, policy.draws, np.random.default_rng(seed))
+    draws = draw_weights(groups, policy.draws, np.random.default_rng(seed))
     with_champion = _compare(ours, theirs, draws, policy, by_class=champion_kind != "blank")
     with_best = _compare(ours, _counts(best), draws, policy, by_class=champion_kind != "blank")
     return _by_bounds(with_champion, with_best, figures, policy)
@@ -216,14 +216,6 @@ def _compare(ours: _Counts, theirs: _Counts, draws: Floats, policy: GatePolicy, 
     falls = other - mine
     fallen = tuple((int(c), float(falls[c])) for c in np.flatnonzero(falls > policy.class_fall)) if by_class else ()
     return _Comparison(_mean(mine) - _mean(other), float(lower), float(upper), fallen)
-
-
-def _draw_weights(groups: Sequence[str], draws: int, rng: np.random.Generator) -> Floats:
-    """How often each tile counts in each draw, (draws, T): groups with replacement, then tiles within a drawn group."""
-    sizes = [len(list(members)) for _, members in groupby(groups)]
-    times = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=draws)
-    columns = [rng.multinomial(times[:, g] * n, np.full(n, 1 / n)) for g, n in enumerate(sizes)]
-    return np.concatenate(columns, axis=1).astype(np.float64)
 
 
 def _counts(scores: Sequence[TileScore]) -> _Counts:

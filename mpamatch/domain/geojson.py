@@ -2,7 +2,7 @@
 
 A FeatureCollection of annotations: one object per connected area of a class, and one ``Region*`` per tile for what was
 reviewed. Background is what was reviewed and lies in no object; elsewhere nothing is known (255). Each of our objects
-names its tile in its metadata, which QuPath keeps, so that tiles that overlap do not paint into each other.
+names its tile in its metadata, which QuPath keeps, so that none paints into the tile beside it.
 
 Source: RFC 7946 for the geometry (coordinates here are pixels, y down, as QuPath has them); QuPath's GeoJSON for
 ``objectType``, ``classification`` and ``metadata``.

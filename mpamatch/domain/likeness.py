@@ -1,13 +1,15 @@
-"""Whether two slides show the same tissue: by small pictures of them. Pure.
+"""Whether two slides show the same tissue, and two tiles the same picture: by small pictures of them. Pure.
 
 A slide that was converted has another hash, other noise and perhaps another file type; at 16 x 16 pixels it is the
-same.
+same. A tile's picture shrinks to 64 bits: whether each of 8 x 8 places is darker than its right neighbour (a
+"difference hash"); pictures that look the same differ in few of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -62,3 +64,22 @@ def groups_by_look(seen: Sequence[Seen]) -> dict[str, tuple[str, str]]:
         else:
             moved[slide.name] = (twin.group, twin.name)
     return moved
+
+
+def look_hash(pixels: npt.NDArray[np.uint8]) -> int:
+    """The 64 bits of a picture RGB uint8 (H, W, 3), as a signed number; 0 for one that shows nothing.
+
+    >>> look_hash(np.full((64, 64, 3), 200, np.uint8))
+    0
+    """
+    grey = pixels.mean(axis=2)
+    rows, columns = (_parts(grey.shape[axis], count) for axis, count in ((0, 8), (1, 9)))
+    small = np.stack([np.stack([grey[r, c].mean() for c in columns]) for r in rows])
+    # Less than half a grey level apart is no difference: it would be noise that decides.
+    bits = small[:, 1:] - small[:, :-1] > 0.5
+    return int.from_bytes(np.packbits(bits).tobytes(), "big", signed=True)
+
+
+def _parts(size: int, count: int) -> list[slice]:
+    edges = np.linspace(0, size, count + 1)
+    return [slice(int(a), max(int(b), int(a) + 1)) for a, b in pairwise(edges)]

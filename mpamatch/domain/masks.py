@@ -1,15 +1,12 @@
 """Masks as arrays: combine, paint, cut, resample, count. uint8 (H, W) class ids, 255 = no supervision.
 
-Pure; of rasterio it uses ``features`` alone (polygons to raster, in memory). Nothing here modifies its arguments.
+Pure; nothing here modifies its arguments.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from rasterio import features
-from shapely.geometry import mapping
-from shapely.geometry.base import BaseGeometry
 
 from mpamatch.domain.classes import IGNORE
 from mpamatch.domain.tiling import Box
@@ -40,14 +37,6 @@ def paint(mask: Mask, where: BoolArray, class_id: int) -> Mask:
 def crop(mask: Mask, box: Box) -> Mask:
     """The part of a mask inside a box of the same frame."""
     return mask[box.y_px : box.y_px + box.height_px, box.x_px : box.x_px + box.width_px].copy()
-
-
-def inside_geometry(geometry: BaseGeometry, width_px: int, height_px: int) -> BoolArray:
-    """Which pixels have their centre inside a shapely geometry."""
-    if geometry.is_empty:
-        return np.zeros((height_px, width_px), bool)
-    raster = features.rasterize([(mapping(geometry), 1)], out_shape=(height_px, width_px), fill=0, dtype="uint8")
-    return raster.astype(bool)
 
 
 def resample(mask: Mask, width_px: int, height_px: int) -> Mask:

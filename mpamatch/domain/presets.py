@@ -1,7 +1,8 @@
 """Networks and streams by name, to be laid under a profile, which says how long and at which scale a run trains.
 
 Source of ``paper``: MPAMatch (arXiv 2508.19574) as far as it tells its settings; of ``strong``: UniMatch V2
-(Yang et al. 2024) with low-rank tuning. ``light`` is what is shipped, ``tiny`` needs no weights at all.
+(Yang et al. 2024) with low-rank tuning, and a stem where objects are small. ``light`` is what is shipped, ``tiny``
+needs no weights at all.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "method": "mpamatch",
         "encoder": "uni",
         "tuning": "lora",
+        "skips": "auto",
         "strong_views": 2,
         "embedding_channels": 256,
         "text": "conch",

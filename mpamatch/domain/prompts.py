@@ -95,9 +95,8 @@ def texts_by_class(
     *,
     files: Sequence[PromptFile],
     lexicon: PromptFile,
-    own: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Texts, ...]:
-    """The texts of each class, in order: own ones, else of the file, else of the lexicon, else its name in a sentence.
+    """The texts of each class, in order: of the file, else of the lexicon, else its name in a sentence.
 
     Of ``files`` the one that knows most of the classes is taken. Two classes never get the same texts from the
     lexicon: both then speak of themselves by name. Raises BadInput for an unknown set.
@@ -105,7 +104,7 @@ def texts_by_class(
     if prompts not in PROMPT_SETS:
         raise BadInput(f"prompts {prompts!r}", "unknown set", f"one of {', '.join(PROMPT_SETS)}")
     best = max(files, key=lambda one: (sum(one.of(n) is not None for n in class_names), one.task is None), default=None)
-    given = [_given(name, prompts, best, own or {}) for name in class_names]
+    given = [_given(name, prompts, best) for name in class_names]
     looked_up = [None if g else _from_lexicon(n, prompts, lexicon) for n, g in zip(class_names, given, strict=True)]
     taken = [*filter(None, given), *filter(None, looked_up)]
     return tuple(
@@ -159,9 +158,7 @@ def _is_text(text: Any) -> bool:
     return isinstance(text, str) and bool(text.strip()) and len(text) <= MAX_TEXT_CHARACTERS
 
 
-def _given(name: str, prompts: str, file: PromptFile | None, own: Mapping[str, Sequence[str]]) -> Texts:
-    if texts := tuple(own.get(name, ())):
-        return texts
+def _given(name: str, prompts: str, file: PromptFile | None) -> Texts:
     found = file.of(name) if file else None
     return found.sets[prompts] if found else ()
 

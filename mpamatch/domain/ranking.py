@@ -1,399 +1,282 @@
-"""The queue: tiles with their regions in, every tile in order with score, stratum, propensity and reasons out.
+"""The queue: a pool of tiles with their regions in, every tile in order with all that led to its place out.
 
 Pure and repeatable: the same facts, policy, seed and round give the same queue whatever the order of the input. All
-chance comes from a hash of (seed, purpose, round, id), so one tile more or less leaves the draws of the others alone
-and a queue re-ranked within a round stays as it was but for what changed.
+chance comes from a hash of (seed, purpose, round, id), so one tile more or less leaves the draws of the others alone.
 
-A region scores by a sum, not a product: a product is zero for a homogeneous, wrong, uncertain area. The tile ranks by
-its best region, then by the sum of the others. Chance enters in three recorded ways: power noise on the score (diverse
-early, greedy late; Gumbel top-k as in ClaSP PE), an exploration share drawn evenly over what is left, and audit tiles,
-which stand at fixed places, are drawn blindly from their own split and never compete with the others.
+Two stages. All regions are scored by what their rows say; a tile ranks by its best region, then by the sum of the
+others. What is costly is asked for the best tiles alone: embeddings, and with them how unlike anything labelled each of
+their regions is. Then the strategy chooses head after head; behind the planned heads, tiles stand by its order.
 
-Thin so far: novelty is 0 until embeddings arrive; no class strata, no k-center, no near-duplicate veto.
+Audit tiles stand at fixed places, are drawn blindly from their own split and never compete with the others.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpamatch.domain.draws import hash_draw, uniform_draws
-from mpamatch.errors import BadInput
+from mpamatch.domain.candidates import Batch, Candidates, Picks, Stratum
+from mpamatch.domain.draws import uniform_draws
+from mpamatch.domain.factors import Factors, check_factors, scales_of
+from mpamatch.domain.novelty import Embed
+from mpamatch.domain.pool import Pool
+from mpamatch.domain.ranked import STRATA, Ranked
+from mpamatch.domain.ranking_policy import RankingPolicy
+from mpamatch.domain.record import RankedBy
+from mpamatch.domain.selection import best_rows, shares_before
+from mpamatch.domain.spreading import in_turns, typical_first
+from mpamatch.domain.strategies import Strategy, strategy
+from mpamatch.domain.survey import Labelled, Scored, Survey, blanked, no_region
 
-Stratum = Literal["score", "exploration", "audit", "cold"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
-_PX_PER_CLICK: Final = 12.0  # contour length that one click covers after simplification
-
-
-@dataclass(frozen=True, slots=True)
-class RegionFacts:
-    """What one model alone says of a region; all but the area and the class lie in 0..1."""
-
-    region_id: int
-    area_px: int
-    uncertainty: float
-    margin: float
-    impurity: float
-    disagreement: float
-    predicted_class: int
-    mean_confidence: float
-
-
-@dataclass(frozen=True, slots=True)
-class TileFacts:
-    """A tile that may be asked for. ``group`` is the patient or case; ``split`` is ``train`` or ``audit``."""
-
-    tile_id: int
-    image_id: int
-    group: str
-    split: str
-    regions: tuple[RegionFacts, ...]
-
-
-@dataclass(frozen=True)
-class RankingPolicy:
-    """Every knob of the order.
-
-    ``weight_*``: the sum of a region's factors. ``support_px``: a region of this area counts half, since the mean of a
-    few pixels says little. ``full_cost_clicks``: clicks at which the cost is 1. ``noise_beta_*``: from diverse to
-    greedy over ``planned_rounds``. ``image_cap`` tiles of one image and ``group_share`` of one group at most in each
-    of the first ``capped_heads`` heads, as far as other tiles are there to take their place.
-    """
-
-    head_size: int = 50
-    audit_share: float = 0.2
-    exploration_share: float = 0.1
-    tau: float = 0.95
-    weight_uncertainty: float = 0.4
-    weight_impurity: float = 0.2
-    weight_disagreement: float = 0.2
-    weight_novelty: float = 0.2
-    support_px: float = 256.0
-    full_cost_clicks: float = 60.0
-    noise_beta_first: float = 1.0
-    noise_beta_last: float = 100.0
-    planned_rounds: int = 10
-    image_cap: int = 3
-    group_share: float = 0.2
-    capped_heads: int = 4
-
-    def __post_init__(self) -> None:
-        shares = (self.audit_share, self.exploration_share, self.group_share, self.tau)
-        counts = (self.head_size, self.planned_rounds, self.image_cap)
-        positive = (self.support_px, self.full_cost_clicks, self.noise_beta_first, self.noise_beta_last)
-        weights = (self.weight_uncertainty, self.weight_impurity, self.weight_disagreement, self.weight_novelty)
-        if not all(0 <= s <= 1 for s in shares) or min(counts) < 1 or self.capped_heads < 0:
-            raise BadInput("ranking policy", f"out of range: {self}", "shares lie in 0..1, counts are at least 1")
-        if not all(0 < p < math.inf for p in positive) or not all(0 <= w < math.inf for w in weights):
-            raise BadInput("ranking policy", f"out of range: {self}", "weights are 0 or more, scales above 0")
-
-
-@dataclass(frozen=True, slots=True)
-class RankedTile:
-    """One entry. ``score`` is that of the best region without noise; ``noise`` is what chance added to its logarithm.
-
-    ``propensity``: the chance that this stratum's draw would put the tile into this head; 1 where the score decides.
-    """
-
-    rank: int
-    tile_id: int
-    region_ids: tuple[int, ...]
-    score: float
-    noise: float
-    stratum: Stratum
-    propensity: float
-    reasons: tuple[str, ...]
-    cost: float = 0.0
-    novelty: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Per tile: regions best first, the best one's score and cost, the sum of the others, noise, sorting key."""
-
-    regions: list[tuple[RegionFacts, ...]]
-    best: Floats
-    rest: Floats
-    cost: Floats
-    noise: Floats
-    key: Floats
+_TINY: Final = 1e-9
 
 
 def rank(
-    tiles: Iterable[TileFacts], policy: RankingPolicy, *, seed: int, round_number: int, blank: bool
-) -> tuple[RankedTile, ...]:
+    pool: Pool,
+    policy: RankingPolicy,
+    *,
+    seed: int,
+    round_number: int,
+    blank: bool,
+    embed: Embed | None = None,
+    labelled: Labelled | None = None,
+) -> Ranked:
     """Every tile once, first the one to ask next. ``blank``: no trained model yet, so nothing it says is used.
 
-    Raises BadInput for a tile given twice, an unknown split, or a factor outside 0..1.
+    ``embed`` is asked once for tiles that may be chosen and once for labelled ones; without it novelty is 0, and the
+    head is spread over groups and images. Raises BadInput for a factor outside its range.
     """
-    ordered = sorted(tiles, key=lambda t: t.tile_id)
-    _check(ordered)
-    train = [t for t in ordered if t.split == "train"]
-    audit = _spread([t for t in ordered if t.split == "audit"], seed, "audit", policy, "audit")
-    if blank:
-        others = _spread(train, seed, "cold", policy, "cold")
+    survey = Survey(pool, policy, seed, round_number, embed, labelled or Labelled.nothing())
+    raw = survey.raw_factors()
+    check_factors(pool.regions.ids, raw)
+    train, audit = np.flatnonzero(~pool.audit), np.flatnonzero(pool.audit)
+    plan = strategy(policy.strategy)
+    if blank and plan.driven_by_model:
+        scored = survey.scored(raw, plan, scales_of(raw))
+        others = _cold(survey, train)
     else:
-        others = _by_score(train, policy, seed, round_number)
-    return _interleave(others, audit, policy.audit_share)
+        raw, scored = survey.looked_at(raw, plan, train)
+        others = _chosen(survey, raw, scored, plan, train)
+    entries = _interleaved(others, _in_turns(survey, audit, "audit", policy.audit_share), policy.audit_share)
+    return _ranked(survey, raw, scored, entries)
 
 
-def region_scores(regions: Sequence[RegionFacts], policy: RankingPolicy, novelty: float = 0.0) -> tuple[Floats, Floats]:
-    """Score and cost of each region, two float64 arrays (N,): factors summed by weight, times support, over cost.
+@dataclass(frozen=True)
+class _Entries:
+    """Some tiles in order, by their place in the pool."""
 
-    s = (w_u u + w_i imp + w_d dis + w_n nov) * area / (area + support) / sqrt(0.25 + 0.75 cost), where cost is the
-    clicks of a contour around a disc of the same area, as a share of ``full_cost_clicks``.
-    """
-    table = np.array(
-        [(r.uncertainty, r.impurity, r.disagreement, r.area_px) for r in regions], dtype=np.float64
-    ).reshape(-1, 4)
-    fine = ((table >= 0) & np.isfinite(table)).all(axis=1) & (table[:, :3] <= 1).all(axis=1) & (table[:, 3] > 0)
-    if not fine.all():
-        bad = regions[int(np.flatnonzero(~fine)[0])]
-        raise BadInput(f"region {bad.region_id}", f"out of range: {bad}", "factors lie in 0..1, the area is above 0")
-    weights = (policy.weight_uncertainty, policy.weight_impurity, policy.weight_disagreement)
-    total = table[:, :3] @ np.array(weights) + policy.weight_novelty * novelty
-    area = table[:, 3]
-    clicks = 1 + 2 * np.sqrt(math.pi * area) / _PX_PER_CLICK
-    cost = np.minimum(clicks / policy.full_cost_clicks, 1.0)
-    return total * area / (area + policy.support_px) / np.sqrt(0.25 + 0.75 * cost), cost
+    tiles: Ints
+    strata: Ints
+    score: Floats
+    noise: Floats
+    propensity: Floats
+    class_ids: Ints
 
+    @classmethod
+    def of(cls, tiles: Ints, stratum: Stratum, score: Floats, noise: Floats, propensity: Floats) -> _Entries:
+        codes = np.full(len(tiles), STRATA.index(stratum))
+        return cls(tiles, codes, score, noise, propensity, np.full(len(tiles), -1, np.int64))
 
-def _check(tiles: Sequence[TileFacts]) -> None:
-    for one, following in pairwise(tiles):
-        if one.tile_id == following.tile_id:
-            raise BadInput(f"tile {one.tile_id}", "is given twice", "give each tile once")
-    for tile in tiles:
-        if tile.split not in ("train", "audit"):
-            raise BadInput(f"tile {tile.tile_id}", f"unknown split {tile.split!r}", "use train or audit")
+    def take(self, places: Ints) -> _Entries:
+        return _Entries(**{f.name: getattr(self, f.name)[places] for f in dataclasses.fields(self)})
+
+    @classmethod
+    def joined(cls, parts: list[_Entries]) -> _Entries:
+        return cls(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(cls)})
 
 
-# Ranked by what the model says
+# Ranked by what the model says, or by chance over what there is
 
 
-def _by_score(tiles: list[TileFacts], policy: RankingPolicy, seed: int, round_number: int) -> list[RankedTile]:
-    if not tiles:
-        return []
-    scored = _score_tiles(tiles, policy, seed, round_number)
-    ids = np.array([t.tile_id for t in tiles], dtype=np.int64)
-    by_score = np.lexsort((ids, -scored.rest, -scored.key))
-    by_chance = np.lexsort((ids, uniform_draws(seed, "exploration", round_number, ids)))
-    places = _places(tiles, by_score.tolist(), by_chance.tolist(), policy)
-    return [
-        RankedTile(
-            rank=0,
-            tile_id=tiles[at].tile_id,
-            region_ids=tuple(r.region_id for r in scored.regions[at]),
-            score=float(scored.best[at]),
-            noise=float(scored.noise[at]),
-            stratum=stratum,
-            propensity=propensity,
-            reasons=_reasons(scored.regions[at], stratum, policy),
-            cost=float(scored.cost[at]),
+def _chosen(survey: Survey, raw: Factors, scored: Scored, plan: Strategy, train: Ints) -> _Entries:
+    """Head after head by the strategy, then the rest by its order."""
+    found = survey.candidates(raw, scored, train)
+    closed = np.zeros(len(found), bool)
+    looks = [survey.seen_looks]
+    seeds = [np.zeros((0, 1), np.float32)]
+    heads: list[_Entries] = []
+    for place in range(survey.policy.planned_heads):
+        if closed.all():
+            break
+        batch = Batch(
+            size=survey.per_head,
+            policy=survey.policy,
+            seed=survey.seed,
+            round_number=survey.round_number,
+            place=place,
+            scales=scored.scales,
+            closed=closed,
+            seeds=None if found.vectors is None or place == 0 else np.concatenate(seeds[1:]),
+            seen_looks=np.concatenate(looks),
         )
-        for at, stratum, propensity in places
+        picks = plan.pick(found, batch)
+        rows = np.searchsorted(found.ids, picks.ids)
+        closed[rows] = True
+        looks.append(found.looks[rows])
+        if found.vectors is not None:
+            seeds.append(found.vectors[found.vector_rows[rows][found.vector_rows[rows] >= 0]])
+        heads.append(_of_picks(train[rows], picks))
+    return _Entries.joined([*heads, _left(survey, found, scored, plan, train, closed)])
+
+
+def _of_picks(tiles: Ints, picks: Picks) -> _Entries:
+    strata = np.array([STRATA.index(one) for one in picks.strata], np.int64)
+    return _Entries(tiles, strata, picks.score, picks.noise, picks.propensity, picks.classes)
+
+
+def _left(survey: Survey, found: Candidates, scored: Scored, plan: Strategy, train: Ints, closed: Bools) -> _Entries:
+    """What no head has chosen: by the strategy's order, with a share by chance where it explores."""
+    rows = np.flatnonzero(~closed)
+    share = survey.policy.exploration_share if plan.explores else 0.0 if plan.driven_by_model else 1.0
+    drawn_count = shares_before(len(rows), share)
+    draws = uniform_draws(survey.seed, "exploration", survey.round_number, found.ids)
+    no_rest = np.zeros(len(found))
+    drawn = best_rows(rows, draws, no_rest, drawn_count)
+    others = np.setdiff1d(rows, drawn, assume_unique=True)
+    key, worth, noise = survey.ordered_by(found, scored, plan)
+    others = best_rows(others, key, found.rest, len(others))
+    one = np.ones(len(others))
+    # Every tile has the same chance of each place that is drawn; those of one head count.
+    chance = min(1.0, survey.per_head * share / max(len(rows), 1))
+    parts = [
+        _Entries.of(train[others], "score", worth[others], noise[others], one),
+        _Entries.of(train[drawn], "exploration", worth[drawn], draws[drawn], np.full(len(drawn), chance)),
     ]
-
-
-def _score_tiles(tiles: Sequence[TileFacts], policy: RankingPolicy, seed: int, round_number: int) -> _Scored:
-    flat = [r for t in tiles for r in t.regions]
-    owner = np.repeat(np.arange(len(tiles)), [len(t.regions) for t in tiles])
-    scores, costs = region_scores(flat, policy)
-    order = np.lexsort((np.array([r.region_id for r in flat], dtype=np.int64), -scores, owner))
-    starts = np.searchsorted(owner, np.arange(len(tiles) + 1))
-    best, cost, total = np.zeros(len(tiles)), np.zeros(len(tiles)), np.zeros(len(tiles))
-    has = starts[1:] > starts[:-1]
-    first = order[starts[:-1][has]]
-    best[has], cost[has] = scores[first], costs[first]
-    np.add.at(total, owner, scores)
-    noise = _power_noise(tiles, policy, seed, round_number)
-    key = np.log(np.maximum(best, 1e-9)) + noise
-    key[~has] = -math.inf  # confident everywhere: after everything that has a region, whatever the noise
-    regions = [tuple(flat[i] for i in order[a:b]) for a, b in pairwise(starts)]
-    return _Scored(regions, best, total - best, cost, noise, key)
-
-
-def _power_noise(tiles: Sequence[TileFacts], policy: RankingPolicy, seed: int, round_number: int) -> Floats:
-    """Gumbel(0, 1/beta), beta growing exponentially over the planned rounds."""
-    done = min(max(round_number, 0) / policy.planned_rounds, 1.0)
-    beta = policy.noise_beta_first ** (1 - done) * policy.noise_beta_last**done
-    ids = np.array([t.tile_id for t in tiles], dtype=np.int64)
-    noise: Floats = -np.log(-np.log(uniform_draws(seed, "noise", round_number, ids))) / beta
-    return noise
-
-
-def _places(
-    tiles: Sequence[TileFacts], by_score: list[int], by_chance: list[int], policy: RankingPolicy
-) -> list[tuple[int, Stratum, float]]:
-    """Head by head: reserve the exploration draws, fill the rest by score under the caps, put both in their places."""
-    per_head = max(policy.head_size - _shares_before(policy.head_size, policy.audit_share), 1)
-    placed = [False] * len(tiles)
-    places: list[tuple[int, Stratum, float]] = []
-    chances, waiting = iter(by_chance), iter(by_score)
-    while len(places) < len(tiles):
-        left = len(tiles) - len(places)
-        size = min(per_head, left)
-        wanted = _shares_before(size, policy.exploration_share)
-        drawn = _take(chances, placed, wanted)
-        if len(places) < policy.capped_heads * per_head:
-            chosen, passed = _take_capped(tiles, waiting, placed, size - wanted, drawn, policy)
-            waiting = chain(passed, waiting)
-        else:
-            chosen = _take(waiting, placed, size - wanted)
-        for place in range(1, size + 1):
-            if _is_share_place(place, policy.exploration_share):
-                places.append((drawn.pop(0), "exploration", wanted / left))
-            else:
-                places.append((chosen.pop(0), "score", 1.0))
-    return places
-
-
-def _take(candidates: Iterator[int], placed: list[bool], count: int) -> list[int]:
-    """The next ``count`` that have no place yet; marks them as placed."""
-    taken = list(islice((at for at in candidates if not placed[at]), count))
-    for at in taken:
-        placed[at] = True
-    return taken
-
-
-def _take_capped(
-    tiles: Sequence[TileFacts],
-    candidates: Iterator[int],
-    placed: list[bool],
-    count: int,
-    drawn: Sequence[int],
-    policy: RankingPolicy,
-) -> tuple[list[int], list[int]]:
-    """The next ``count``, and those passed over because their image or group had its share (``drawn`` counts too)."""
-    chosen: list[int] = []
-    passed: list[int] = []
-    per_group = math.ceil(policy.group_share * policy.head_size)
-    images, groups = Counter(tiles[at].image_id for at in drawn), Counter(tiles[at].group for at in drawn)
-    while len(chosen) < count and (at := next(candidates, None)) is not None:
-        tile = tiles[at]
-        if placed[at]:
-            continue
-        if images[tile.image_id] >= policy.image_cap or groups[tile.group] >= per_group:
-            passed.append(at)
-            continue
-        images[tile.image_id] += 1
-        groups[tile.group] += 1
-        chosen.append(at)
-        placed[at] = True
-    return chosen + _take(iter(passed), placed, count - len(chosen)), passed  # an unfilled head helps nobody
-
-
-def _reasons(regions: Sequence[RegionFacts], stratum: Stratum, policy: RankingPolicy) -> tuple[str, ...]:
-    """In words for the annotator, the strongest first."""
-    by_chance = "drawn at random, to look where the model may be wrong without knowing"
-    drawn = (by_chance,) if stratum == "exploration" else ()
-    if not regions:
-        return (*drawn, f"no region below {policy.tau:.2f}: confident everywhere")
-    best = regions[0]
-    reasons = (*drawn, f"confidence {best.mean_confidence:.2f} below {policy.tau:.2f} over {best.area_px} px")
-    factors = (
-        (policy.weight_uncertainty * best.uncertainty, f"classes nearly tied (entropy {best.uncertainty:.2f})"),
-        (policy.weight_impurity * best.impurity, f"several classes mixed (impurity {best.impurity:.2f})"),
-        (policy.weight_disagreement * best.disagreement, f"head and prototypes disagree ({best.disagreement:.2f})"),
-    )
-    weight, largest = max(factors, key=lambda f: f[0])
-    reasons += (largest,) if weight > 0 else ()
-    others = len(regions) - 1
-    if others < 1:
-        return reasons
-    return (*reasons, f"{others} more uncertain regions" if others > 1 else "1 more uncertain region")
+    return _Entries.joined(parts).take(_share_places(len(others), len(drawn), share))
 
 
 # Drawn without a model's word
 
 
-def _spread(
-    tiles: list[TileFacts], seed: int, purpose: str, policy: RankingPolicy, stratum: Literal["audit", "cold"]
-) -> list[RankedTile]:
-    """Round-robin over groups, within a group over its images, otherwise by chance: a few tiles of every case early."""
-    if not tiles:
-        return []
-    reason = {
-        "audit": "audit tile: it judges the models, so nothing is drawn for you; label all of it",
-        "cold": "no trained model yet, a spread over all cases: please label the whole tile",
-    }[stratum]
-    order = _round_robin(tiles, seed, purpose)
-    share = policy.audit_share if stratum == "audit" else 1 - policy.audit_share
-    in_head = [tiles[at].group for at in order[: round(policy.head_size * share)]]
-    sizes, taken = Counter(t.group for t in tiles), Counter(in_head)
-    return [
-        RankedTile(
-            rank=0,
-            tile_id=tiles[at].tile_id,
-            region_ids=(),
-            score=0.0,
-            noise=0.0,
-            stratum=stratum,
-            propensity=max(taken[tiles[at].group], 1) / sizes[tiles[at].group],
-            reasons=(reason,),
-        )
-        for at in order
-    ]
+def _in_turns(survey: Survey, tiles: Ints, stratum: Stratum, share: float) -> _Entries:
+    """Over groups and images in turns; the propensity is the chance of a tile of its group to be in the first head."""
+    pool = survey.pool
+    order = in_turns(
+        pool.tile_ids[tiles], pool.images[tiles], pool.groups[tiles], pool.group_names, survey.seed, stratum
+    )
+    return _blind(survey, tiles[order], stratum, round(survey.policy.head_size * share))
 
 
-def _round_robin(tiles: Sequence[TileFacts], seed: int, purpose: str) -> list[int]:
-    ids = np.array([t.tile_id for t in tiles], dtype=np.int64)
-    chance = uniform_draws(seed, purpose, 0, ids)
-    images = np.array([t.image_id for t in tiles], dtype=np.int64)
-    names, groups = np.unique(np.array([t.group for t in tiles], dtype=object), return_inverse=True)
-    group_chance = np.array([hash_draw(seed, purpose, name) for name in names], dtype=np.uint64)[groups]
-    in_image = _position(np.lexsort((ids, chance, images)), images)
-    image_chance = uniform_draws(seed, purpose + "-image", 0, images)
-    in_group = _position(np.lexsort((ids, images, image_chance, in_image, groups)), groups)
-    return [int(at) for at in np.lexsort((ids, groups, group_chance, in_group))]
+def _blind(survey: Survey, tiles: Ints, stratum: Stratum, in_head: int) -> _Entries:
+    groups = survey.pool.groups[tiles]
+    names = len(survey.pool.group_names)
+    sizes, taken = np.bincount(groups, minlength=names), np.bincount(groups[:in_head], minlength=names)
+    zero = np.zeros(len(tiles))
+    return _Entries.of(tiles, stratum, zero, zero, np.maximum(taken, 1)[groups] / np.maximum(sizes, 1)[groups])
 
 
-def _position(order: Ints, labels: Ints) -> Ints:
-    """For each element, its place among those of its label when taken in ``order``, which is sorted by label first."""
-    ordered = labels[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    lengths = np.diff(np.r_[starts, len(ordered)])
-    position = np.empty(len(order), dtype=np.int64)
-    position[order] = np.arange(len(order)) - np.repeat(starts, lengths)
-    return position
+def _cold(survey: Survey, train: Ints) -> _Entries:
+    """A first order: what an encoder saw of the tiles leads where there is that, else groups and images in turns."""
+    turns = _in_turns(survey, train, "cold", 1 - survey.policy.audit_share)
+    if survey.embed is None or len(train) == 0:
+        return turns
+    pool, policy = survey.pool, survey.policy
+    looked = np.sort(turns.tiles[: policy.cold_tiles])
+    found = survey.embed(pool.tile_ids[looked]).checked(len(looked))
+    known = np.diff(found.starts) > 0
+    if not known.any():
+        return turns
+    tiles = looked[known]
+    turn = np.empty(len(pool), np.int64)
+    turn[turns.tiles] = np.arange(len(turns.tiles))
+    order = typical_first(
+        pool.groups[tiles],
+        pool.images[tiles],
+        found.vectors[found.starts[:-1][known]],
+        survey.labelled_vectors(len(tiles)),
+        turn[tiles],
+        survey.per_head * policy.planned_heads,
+        image_cap=policy.image_cap,
+        group_cap=max(1, math.ceil(policy.group_share * survey.per_head)),
+        per_head=survey.per_head,
+        duplicate_cosine=policy.duplicate_cosine,
+    )
+    first = tiles[order]
+    others = turns.tiles[~np.isin(turns.tiles, first)]
+    return _blind(survey, np.concatenate([first, others]), "cold", survey.per_head)
 
 
 # Places
 
 
-def _interleave(others: list[RankedTile], audit: list[RankedTile], share: float) -> tuple[RankedTile, ...]:
+def _interleaved(others: _Entries, audit: _Entries, share: float) -> _Entries:
     """Audit tiles at every (1/share)-th place, exactly, while both kinds last; then what is left."""
-    queue: list[RankedTile] = []
-    others_at = audit_at = 0
-    for place in range(1, len(others) + len(audit) + 1):
-        due = _is_share_place(place, share)
-        if audit_at < len(audit) and (due or others_at == len(others)):
-            tile, audit_at = audit[audit_at], audit_at + 1
-        else:
-            tile, others_at = others[others_at], others_at + 1
-        queue.append(_at_rank(tile, place))
-    return tuple(queue)
+    return _Entries.joined([others, audit]).take(_share_places(len(others.tiles), len(audit.tiles), share))
 
 
-def _at_rank(t: RankedTile, place: int) -> RankedTile:
-    # Spelled out: dataclasses.replace costs five times as much, and this runs once per tile of the pool.
-    return RankedTile(
-        place, t.tile_id, t.region_ids, t.score, t.noise, t.stratum, t.propensity, t.reasons, t.cost, t.novelty
+def _share_places(often: int, rarely: int, share: float) -> Ints:
+    """Places of both kinds joined, in the order in which they take turns.
+
+    >>> _share_places(4, 2, 0.5).tolist()
+    [0, 4, 1, 5, 2, 3]
+    """
+    size = often + rarely
+    before = np.floor(np.arange(size + 1) * share + _TINY).astype(np.int64)
+    due = np.flatnonzero(np.diff(before) > 0)[:rarely]
+    due = due[due - np.arange(len(due)) <= often]  # until the others have run out
+    rare = np.zeros(size, bool)
+    rare[due] = True
+    rare[size - (rarely - len(due)) :] = True
+    places = np.empty(size, np.int64)
+    places[rare] = often + np.arange(rarely)
+    places[~rare] = np.arange(often)
+    return places
+
+
+def _ranked(survey: Survey, raw: Factors, scored: Scored, entries: _Entries) -> Ranked:
+    pool, tiles = survey.pool, entries.tiles
+    first = scored.best[tiles]
+    shown = (first >= 0) & (entries.strata != STRATA.index("cold"))
+    counts = np.where(shown, pool.region_counts[tiles], 0)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    regions = no_region(len(tiles)) if len(raw) == 0 else blanked(raw.take(np.maximum(first, 0)), ~shown)
+    for_class = entries.class_ids >= 0
+    class_worth = np.full(len(tiles), np.nan)
+    most = survey.class_worth(raw, tiles[for_class])
+    if most is not None:
+        class_worth[for_class] = most[np.arange(len(most)), entries.class_ids[for_class]]
+    return Ranked(
+        ranked_by=RankedBy(survey.policy, scored.scales, survey.seed, survey.round_number),
+        tile_ids=pool.tile_ids[tiles],
+        strata=entries.strata,
+        score=entries.score,
+        noise=entries.noise,
+        propensity=entries.propensity,
+        class_ids=entries.class_ids,
+        class_worth=class_worth,
+        like_tile_ids=np.full(len(tiles), -1, np.int64),
+        like_cosines=np.full(len(tiles), np.nan),
+        um_per_px=pool.um_per_px[tiles],
+        has_region=shown,
+        regions=regions,
+        region_ids=pool.regions.ids[_best_first(scored.worth, pool.starts[:-1][tiles], starts)],
+        starts=starts,
     )
 
 
-def _shares_before(places: int, share: float) -> int:
-    return math.floor(places * share + 1e-9)
+def _best_first(worth: Floats, firsts: Ints, starts: Ints) -> Ints:
+    """The regions of some tiles, tile after tile, those of each by falling worth, of equals the lower first.
 
+    A tile's begin at ``firsts`` and stand at ``starts`` to the next of what is returned. Tiles with as many regions are
+    sorted together, as rows: all regions in one sort take several times as long.
 
-def _is_share_place(place: int, share: float) -> bool:
-    """Whether the share grows by one at this place (from 1): every 5th place at 0.2."""
-    return _shares_before(place, share) > _shares_before(place - 1, share)
+    >>> _best_first(np.array([0.1, 0.5, 0.5, 0.9]), np.array([3, 0]), np.array([0, 1, 4])).tolist()
+    [3, 1, 2, 0]
+    """
+    counts = np.diff(starts)
+    ordered = np.empty(int(starts[-1]), np.int64)
+    for count in np.unique(counts[counts > 0]):
+        tiles, place = np.flatnonzero(counts == count), np.arange(count)
+        regions = firsts[tiles, None] + place
+        order = np.argsort(-worth[regions], axis=1, kind="stable")
+        ordered[starts[:-1][tiles, None] + place] = np.take_along_axis(regions, order, axis=1)
+    return ordered

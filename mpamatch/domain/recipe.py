@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from mpamatch.domain.presets import preset as preset_knobs
+from mpamatch.domain.strategy_names import StrategyName
 from mpamatch.errors import BadInput
 
 Method = Literal[
@@ -30,22 +31,24 @@ Method = Literal[
     "mpamatch-text",
     "mpamatch",
 ]
-Strategy = Literal["mpamatch", "random", "foreground-random"]
 Profile = Literal["quick", "demo", "small", "medium"]
 Streams = Literal["unimatch", "unimatch-ema"]
 Tuning = Literal["auto", "full", "partial", "lora", "frozen"]
 Norm = Literal["group", "batch"]
 Skips = Literal["none", "vit", "stem"]
+SkipsChoice = Literal["auto", "none", "vit", "stem"]
 Assignment = Literal["nearest", "sinkhorn"]
 PrototypeForm = Literal["other-classes", "all-rows", "class"]
 Reseeding = Literal["split", "farthest"]
 TauMode = Literal["fixed", "class"]
-Photometry = Literal["none", "mild", "strong"]
+Photometry = Literal["none", "mild", "strong", "um", "path"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 PROFILES: tuple[str, ...] = get_args(Profile)
 STRIDE_PX = 32
 """Sides of crops and patches are multiples of this: the encoder's 'SAME' padding depends on parity."""
+LONG_RUN_STEPS = 5000
+"""From so many steps on a run is long: its image prototypes move more slowly."""
 
 # Steps cold and warm, crop, further reduction, flips averaged by the teacher.
 _PROFILES: Mapping[str, Mapping[str, Any]] = {
@@ -63,23 +66,32 @@ class Recipe:
 
     Fractions (``warmup``, ``ramp_start``, ``ramp_end``) are of the planned steps; ``beta`` and ``gamma`` weigh the
     labelled and the unlabelled loss and hold for methods that use the pool (``supervised`` is 1 and 0).
+    ``prototype_momentum`` is that of runs below 5000 steps, see :meth:`most_prototype_momentum`.
+    Low-rank tuning is given up when at ``lora_guard_at`` of the steps its loss on tiles kept back is more than
+    ``lora_guard`` times that of a frozen encoder; 0 leaves that out. ``skips`` ``auto`` comes to a stem where the
+    median object is less than ``stem_below_px`` across at the working scale.
+    Photometry is by level: ``mild`` and ``strong`` jitter stains too; ``um`` is UniMatch's, with hues that no scanner
+    makes, and ``path`` the same with colours kept to tissue's.
     ``reduction`` is the factor by which images shrink before the network; None takes 1 when the image's long side
     is at most ``full_size_px`` and 2 above, times ``further_reduction``. Raises BadInput naming the knob.
 
     >>> Recipe.for_profile("demo").method
-    'unimatch-ema'
+    'mpamatch-image'
     """
 
-    method: Method = "unimatch-ema"
-    strategy: Strategy = "mpamatch"
+    method: Method = "mpamatch-image"
+    strategy: StrategyName = "mpamatch"
     profile: Profile = "demo"
     # network
     encoder: str = "light"
     tuning: Tuning = "auto"
     partial_blocks: int = 4
     lora_rank: int = 16
+    lora_guard: float = 1.5
+    lora_guard_at: float = 0.2
     block_lr_decay: float = 0.8
-    skips: Skips = "none"
+    skips: SkipsChoice = "none"
+    stem_below_px: float = 32.0
     decoder_norm: Norm = "group"
     prototype_attention: bool = False
     # scale
@@ -240,6 +252,19 @@ class Recipe:
     def steps(self, *, warm: bool) -> int:
         return self.steps_warm if warm else self.steps_cold
 
+    def most_prototype_momentum(self, steps: int) -> float:
+        """The most that a row of the bank keeps of itself at an update, in a run of so many ``steps``.
+
+        ``prototype_momentum`` in a short one; a long one moves its rows ten times more slowly. The half-life is 69
+        updates at 0.99 and 693 at 0.999 (ProtoSeg's), which a short run has not.
+
+        >>> Recipe().most_prototype_momentum(4999), round(Recipe().most_prototype_momentum(5000), 6)
+        (0.99, 0.999)
+        """
+        if steps < LONG_RUN_STEPS:
+            return self.prototype_momentum
+        return 1 - (1 - self.prototype_momentum) / 10
+
     def reduction_for(self, long_side_px: int) -> float:
         """The reduction factor for images of this size (>= 1)."""
         if self.reduction is not None:
@@ -263,6 +288,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("cutmix_area_min", 0.001, 1), ("cutmix_area_max", 0.001, 1),
     ("cutmix_aspect_min", 0.05, 1), ("holdout_share", 0, 0.5), ("temperature_max", 1, 100),
     ("temperature_prior_units", 0, 1e6), ("teacher_flips", 1, 4), ("partial_blocks", 1, 100), ("lora_rank", 1, 512),
+    ("lora_guard", 0, 1000), ("lora_guard_at", 0.01, 0.5), ("stem_below_px", 0, 100_000),
     ("block_lr_decay", 0.01, 1), ("embedding_channels", 8, 1024), ("prototypes_per_class", 1, 100),
     ("prototype_temperature", 0.01, 10), ("pull_weight", 0, 100), ("prototype_momentum", 0, 0.99999),
     ("prototype_purity", 0.5, 1), ("prototype_pixels", 16, 1_000_000), ("prototype_start", 0, 1),

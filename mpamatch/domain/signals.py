@@ -1,7 +1,7 @@
-"""What a model is unsure of, pixel by pixel, each signal in 0..1: entropy, margin, BALD, disagreement, impurity.
+"""What several answers to one pixel do not agree on, in 0..1: BALD of passes, disagreement of posteriors.
 
-Arrays in, arrays out. Sources: BALD (Houlsby et al. 2011); Jensen-Shannon divergence (Lin 1991); region impurity of
-RIPU (Xie et al. 2022), with borders divided by the pixels that there are.
+Arrays in, arrays out. What one answer alone says of an area (entropy, margin, impurity) is in ``region_facts`` and
+``regions``. Sources: BALD (Houlsby et al. 2011); Jensen-Shannon divergence (Lin 1991).
 """
 
 from __future__ import annotations
@@ -10,30 +10,22 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 
 Floats = NDArray[np.floating]
-
-
-def entropy(shares: Floats) -> NDArray[np.float64]:
-    """Entropy of class shares (C, ...) over log C, (...): 0 where one class has all, 1 where all have the same."""
-    return _nats(np.asarray(shares, np.float64)) / np.log(len(shares))
-
-
-def margin(shares: Floats) -> NDArray[np.float64]:
-    """How far the best class is ahead of the second, (...), from shares (C, ...)."""
-    top = np.sort(np.asarray(shares, np.float64), axis=0)
-    return top[-1] - top[-2]
 
 
 def bald(samples: Floats) -> NDArray[np.float64]:
     """What T passes with dropout do not agree on: entropy of their mean less their mean entropy, over log C.
 
-    ``samples`` (T, C, ...) -> (...). 0 where all passes say the same.
+    ``samples`` (T, C, ...) -> (...). Computed as the mean divergence of the passes from their mean, which is the same
+    and, of single precision samples that all say one thing, exactly 0.
     """
     drawn = np.asarray(samples, np.float64)
-    gain = _nats(drawn.mean(axis=0)) - np.mean([_nats(one) for one in drawn], axis=0)
-    return np.clip(gain / np.log(drawn.shape[1]), 0.0, 1.0)
+    mean = np.maximum(drawn.mean(axis=0), np.finfo(np.float64).tiny)
+    gain = np.zeros(mean.shape[1:])
+    for one in drawn:
+        gain += (one * (np.log(np.where(one > 0, one, mean)) - np.log(mean))).sum(axis=0)
+    return np.clip(gain / len(drawn) / np.log(drawn.shape[1]), 0.0, 1.0)
 
 
 def disagreement(posteriors: Sequence[Floats]) -> NDArray[np.float64]:
@@ -51,21 +43,6 @@ def most_disagreement(sources: int, classes: int) -> float:
     """
     counts = np.array([len(range(c, sources, classes)) for c in range(classes)])
     return float(_nats(counts / sources))
-
-
-def impurity(class_map: NDArray[np.integer], class_count: int, side_px: int) -> NDArray[np.float64]:
-    """Entropy of the classes in a square window around each pixel, over log C, (H, W).
-
-    ``side_px`` is odd. Windows end at the border: what is beyond does not count.
-    """
-    inside = _window_sums(np.ones(class_map.shape), side_px)
-    shares = np.stack([_window_sums(class_map == c, side_px) for c in range(class_count)]) / inside
-    return np.clip(_nats(shares) / np.log(class_count), 0.0, 1.0)
-
-
-def _window_sums(values: NDArray[np.generic], side_px: int) -> NDArray[np.float64]:
-    sums: NDArray[np.float64] = uniform_filter(values.astype(np.float64), side_px, mode="constant") * side_px**2
-    return np.rint(sums)
 
 
 def _nats(shares: NDArray[np.float64]) -> NDArray[np.float64]:

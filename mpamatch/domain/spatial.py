@@ -41,7 +41,7 @@ class TilePlan:
 def plan_tiles(
     size_px: tuple[int, int], tissue: npt.NDArray[np.bool_], *, tile_px: int, scale: float, alone: bool = False
 ) -> TilePlan:
-    """The tiles of an image of ``size_px`` (width, height) where at least a tenth is tissue.
+    """The tiles of an image of ``size_px`` (width, height) where at least a tenth is tissue; no two share a pixel.
 
     ``tissue`` bool (h, w) is a reduced picture of the whole image. An image that is one tile is taken whatever it
     shows. ``alone``: its group is the only one, so that a part of it becomes the audit block where there are at

@@ -5,11 +5,14 @@ Pure numpy: takes sizes and arrays, reads no file, knows no model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+# Up to so many sides of a tile are one tile.
 WHOLE_IMAGE_FACTOR = 1.5
 # Saturation of glass stays under the first, of stained tissue rarely all above the second: an image that is all
 # glass or all tissue has no valley for Otsu to find.
@@ -31,25 +34,28 @@ class Box:
 
 
 def tile_boxes(width_px: int, height_px: int, *, tile_px: int = 1024, scale: float = 1.0) -> tuple[Box, ...]:
-    """The tiles of an image, row by row, in level-0 pixels.
+    """The tiles of an image, row by row, in level-0 pixels: each pixel lies in exactly one.
 
-    ``tile_px`` is the tile's side at working resolution and ``scale`` the level-0 pixels per working pixel. An image
-    of up to 1.5 tiles on both sides is one tile. A larger one is cut in squares; the last row and column are shifted
-    inside, and a side shorter than a tile is taken whole.
+    ``tile_px`` is the tile's side at working resolution and ``scale`` the level-0 pixels per working pixel. Tiles are
+    squares; the last of a row and of a column are as long as what is left, half a tile to one and a half. So an image
+    of up to 1.5 tiles on both sides is one tile.
 
-    >>> [b.x_px for b in tile_boxes(2100, 600)]
-    [0, 1024, 1076]
+    Were the last one moved inside instead, a person would be asked about the same pixels in two tiles.
+
+    >>> [(b.x_px, b.width_px) for b in tile_boxes(2100, 600)]
+    [(0, 1024), (1024, 1076)]
     """
     if width_px < 1 or height_px < 1 or tile_px < 1 or scale <= 0:
         raise ValueError(f"sizes and scale must be positive: {width_px} x {height_px}, tile {tile_px}, scale {scale}")
     side = max(1, round(tile_px * scale))
-    if max(width_px, height_px) <= WHOLE_IMAGE_FACTOR * side:
-        return (Box(0, 0, width_px, height_px),)
-    return tuple(
-        Box(x, y, min(side, width_px), min(side, height_px))
-        for y in patch_starts(height_px, side, side)
-        for x in patch_starts(width_px, side, side)
-    )
+    columns, rows = _cuts(width_px, side), _cuts(height_px, side)
+    return tuple(Box(x, y, right - x, bottom - y) for y, bottom in pairwise(rows) for x, right in pairwise(columns))
+
+
+def _cuts(length_px: int, side_px: int) -> tuple[int, ...]:
+    """Where tiles begin along one side, and where the last one ends."""
+    last = max(0, math.ceil(length_px / side_px - WHOLE_IMAGE_FACTOR)) * side_px
+    return (*range(0, last + 1, side_px), length_px)
 
 
 def tile_size(box: Box, scale: float) -> tuple[int, int]:
@@ -73,16 +79,21 @@ def patch_starts(length_px: int, patch_px: int, stride_px: int) -> tuple[int, ..
     return (*range(0, last, stride_px), last)
 
 
-def tissue_mask(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def tissue_mask(image: npt.NDArray[np.uint8], *, cautious: bool = False) -> npt.NDArray[np.bool_]:
     """Which pixels of RGB uint8 (H, W, 3) are tissue rather than glass: Otsu's threshold on saturation, bool (H, W).
 
-    Source: Otsu, IEEE Transactions on Systems, Man, and Cybernetics 9(1), 1979; the threshold is kept in a fixed range.
+    ``cautious`` takes only for glass what is as pale as glass always is. It is for a part of an image: where there is
+    no glass to find a valley beside, Otsu parts stroma from epithelium. Source: Otsu, IEEE Transactions on Systems,
+    Man, and Cybernetics 9(1), 1979; the threshold is kept in a fixed range.
     """
-    high = image.max(axis=2).astype(np.float32)
-    saturation = (high - image.min(axis=2)) / np.maximum(high, 1.0)
+    red, green, blue = (image[..., channel] for channel in range(3))  # by plane: an axis of three is slow to walk
+    high = np.maximum(np.maximum(red, green), blue).astype(np.float32)
+    low = np.minimum(np.minimum(red, green), blue).astype(np.float32)
+    saturation = np.asarray((high - low) / np.maximum(high, 1.0), np.float32)
     # Black is no tissue either: pen, scanner border, the outside of a rotated section.
     saturation[high < 20] = 0.0
-    threshold = min(max(_otsu(saturation), _SATURATION_RANGE[0]), _SATURATION_RANGE[1])
+    least, most = _SATURATION_RANGE
+    threshold = least if cautious else min(max(_otsu(saturation), least), most)
     return saturation > threshold
 
 
@@ -140,3 +151,34 @@ class PatchBlender:
         if not (self._weight > 0).all():
             raise ValueError("patches do not cover the whole raster")
         return self._sum / self._weight
+
+
+class CellBlender:
+    """The same for maps in cells: each patch is an even grid of cells, and so is the whole image of height and width.
+
+    A patch is laid on the nearest cell, at most half a cell from where it is. How many channels and cells there are,
+    the first patch tells.
+    """
+
+    def __init__(self, height_px: int, width_px: int) -> None:
+        self._size_px = height_px, width_px
+        self._blender: PatchBlender | None = None
+
+    def add(self, y_px: int, x_px: int, patch_px: int, cells: npt.NDArray[np.float32]) -> None:
+        """Lay the map (C, h, w) of a square patch of ``patch_px`` with its corner at (y_px, x_px)."""
+        channels, *shape = cells.shape
+        if self._blender is None:
+            whole = [max(1, _nearest(side, n, patch_px)) for side, n in zip(self._size_px, shape, strict=True)]
+            self._blender = PatchBlender(channels, *whole)
+        self._blender.add(_nearest(y_px, shape[0], patch_px), _nearest(x_px, shape[1], patch_px), cells)
+
+    def result(self) -> npt.NDArray[np.float32]:
+        """The weighted mean, float32 (C, h, w). Raises ValueError when a cell was never covered."""
+        if self._blender is None:
+            raise ValueError("no patch was laid")
+        return self._blender.result()
+
+
+def _nearest(length_px: int, cells: int, patch_px: int) -> int:
+    """A length in whole cells, of which ``cells`` are as long as a patch; halves go up, wherever the length begins."""
+    return (2 * length_px * cells + patch_px) // (2 * patch_px)

@@ -1,9 +1,10 @@
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, select, text
 
-from backend.store.tables import Base
+from backend.store.sessions import Database
+from backend.store.tables import Base, Project, QueueEntry
 from migrations.revisions import revisions
 from migrations.run import configuration, upgrade
 
@@ -28,6 +29,42 @@ def test_the_circular_key_of_champions_is_there(database_url: str) -> None:
 def test_upgrading_twice_changes_nothing(database_url: str) -> None:
     upgrade(database_url)
     assert set(Base.metadata.tables) < set(inspect(create_engine(database_url)).get_table_names())
+
+
+# One project with an order as 0008 kept it: a tile with a region, drawn by chance, and a whole one.
+_OLD_ORDER = """
+INSERT INTO project (id, key, title, classes, policy, seed, queue_generation)
+    VALUES (1, 'p', 'Old', '[]', '{}', 7, 3);
+INSERT INTO model (id, project_id, version, kind, state) VALUES (1, 1, 'p-m0', 'trained', 'champion');
+UPDATE project SET champion_id = 1, ranked_model_id = 1;
+INSERT INTO image (id, project_id, uri, sha256, width_px, height_px, group_name, split, state)
+    VALUES (1, 1, 'a', 'a', 128, 64, 'a', 'train', 'ready');
+INSERT INTO tile (id, project_id, image_id, x_px, y_px, width_px, height_px, scale, tissue_share, png_blob)
+    VALUES (1, 1, 1, 0, 0, 64, 64, 1, 1, 'x'), (2, 1, 1, 64, 0, 64, 64, 1, 1, 'y');
+INSERT INTO queue_entry (id, project_id, generation, rank, tile_id, region_ids, score, noise, stratum, propensity,
+                         round, config_hash, reasons, state)
+    VALUES (1, 1, 3, 1, 1, '{5}', 0.5, 0.25, 'exploration', 0.1, 2, 'c', '["drawn at random", "doubtful"]', 'open'),
+           (2, 1, 3, 2, 2, '{}', 0, 0, 'audit', 0.5, 2, 'c', '["audit tile"]', 'done');
+"""
+
+
+def test_an_order_of_before_stands_with_its_words_until_it_is_made_anew(empty_database_url: str) -> None:
+    upgrade(empty_database_url, "0008")
+    database = Database(empty_database_url)
+    with database.transaction() as session:
+        session.execute(text(_OLD_ORDER))
+    upgrade(empty_database_url)
+    with database.transaction() as session:
+        first, second = session.scalars(select(QueueEntry).order_by(QueueEntry.rank))
+        assert first.reasons == ("drawn at random; doubtful",)
+        assert second.reasons[0].startswith("audit tile")
+        assert (first.record.ranked_by.seed, first.record.ranked_by.round_number) == (7, 2)
+        assert first.record.region is None
+        project = session.get_one(Project, 1)
+        assert (project.queue_generation, project.ranked_model_id) == (3, None)
+    command.downgrade(configuration(empty_database_url), "0008")
+    upgrade(empty_database_url)
+    database.close()
 
 
 def test_a_table_that_no_migration_makes_is_noticed(database_url: str) -> None:

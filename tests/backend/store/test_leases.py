@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from backend.actions.rank_queue import rank_queue
+from backend.actions.see_ring import see_depth
 from backend.store import leases, projects, queue
+from backend.store.generations import flip_to, write_generation
+from backend.store.pool import read_pool
 from backend.store.tables import Event, Image, QueueEntry, Tile
-from mpamatch.domain.ranking import RankedTile
+from mpamatch.domain.ranking import rank
 from mpamatch.errors import Conflict
 from tests.builders import Installation, installation, predict_all
 from tests.reliability.fault_log import FaultLog
@@ -50,25 +55,15 @@ def rank_anew(made: Installation) -> None:
     with made.database.transaction() as session:
         project = projects.get(session, made.project_id)
         champion = projects.champion(session, project)
-        live = session.scalars(
-            select(QueueEntry)
-            .where(QueueEntry.project_id == project.id, QueueEntry.generation == project.queue_generation)
-            .order_by(QueueEntry.rank)
+        ranked = rank(
+            read_pool(session, project, champion.id),
+            projects.policy_of(project).ranking_with(audit_tiles=0, audit_groups=0),
+            seed=project.seed,
+            round_number=0,
+            blank=True,
         )
-        ranked = [
-            RankedTile(
-                rank=e.rank,
-                tile_id=e.tile_id,
-                region_ids=tuple(e.region_ids),
-                score=e.score,
-                noise=e.noise,
-                stratum=e.stratum,  # type: ignore[arg-type]
-                propensity=e.propensity,
-                reasons=tuple(e.reasons),
-            )
-            for e in live
-        ]
-        queue.write_generation(session, project, ranked, model_id=champion.id, round_number=1, config_hash="x")
+        generation = write_generation(session, project, ranked, model_id=champion.id, config_hash="x")
+        flip_to(session, project, generation, model_id=champion.id)
 
 
 def test_two_annotators_who_ask_at_once_never_get_the_same_tile(made: Installation, log: FaultLog) -> None:
@@ -84,6 +79,60 @@ def test_two_annotators_who_ask_at_once_never_get_the_same_tile(made: Installati
         taken = [tile_id for mine in people.map(ask, range(8)) for tile_id in mine]
     assert sorted(taken) == sorted(tile.id for tile in made.tiles())
     log.recovered(row=19, fault="8 ask at once until nothing is left", seen=f"{len(taken)} tiles, each given once")
+
+
+def statements_of_a_claim(made: Installation) -> list[tuple[str, Any]]:
+    """What one claim with its reasons says to the database, in order."""
+    said: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        said.append((statement, values))
+
+    event.listen(made.database.engine, "before_cursor_execute", note)
+    try:
+        with made.database.transaction() as session:
+            (mine,) = leases.claim(session, made.project_id, holder="a", count=1, now=NOW, lease_s=LEASE_S)
+            assert mine.reasons
+    finally:
+        event.remove(made.database.engine, "before_cursor_execute", note)
+    return said
+
+
+def test_a_claim_asks_the_database_three_times_its_reasons_included(made: Installation) -> None:
+    words = [statement.split()[0] for statement, _ in statements_of_a_claim(made)]
+    assert words == ["SELECT", "WITH", "INSERT"]  # the hold of the order, the claim, its events
+
+
+def test_a_claim_looks_at_waiting_entries_alone_however_many_were_answered(made: Installation) -> None:
+    """By their own index, which is the only one that fits, whatever the values and whatever the statistics know."""
+    _, (claiming, values), _ = statements_of_a_claim(made)
+    names = list(values)
+    numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", claiming)
+    with made.database.transaction() as session:
+        connection = session.connection()
+        # By hand: EXPLAIN itself knows plans for any values from PostgreSQL 16 on, and Debian 12 brings 15.
+        for setting in ("enable_seqscan = off", "enable_bitmapscan = off", "plan_cache_mode = force_generic_plan"):
+            connection.exec_driver_sql(f"SET LOCAL {setting}")
+        connection.exec_driver_sql(f"PREPARE any_claim AS {numbered}")
+        nothing = ", ".join(["NULL"] * len(names))
+        plan = [row[0] for row in connection.exec_driver_sql(f"EXPLAIN EXECUTE any_claim({nothing})")]
+        connection.exec_driver_sql("DEALLOCATE any_claim")
+    scans = [line for line in plan if "queue_entry" in line and "Scan" in line]
+    assert [scan.split(" using ")[1].split()[0] for scan in scans] == ["ix_queue_entry_open", "pk_queue_entry"]
+
+
+def test_a_lease_that_is_taken_over_is_recorded_as_ended_and_then_as_given(made: Installation) -> None:
+    claim(made, "a", count=2)
+    first, second = claim(made, "b", count=2, now=LATER)
+    with made.database.transaction() as session:
+        rows = session.scalars(select(Event).where(Event.what.startswith("entry ")).order_by(Event.id)).all()
+        told = [(row.subject, row.actor, row.before, row.after) for row in rows]
+    subjects = [f"queue_entry:{entry.id}" for entry in (first, second)]
+    assert [subject for subject, *_ in told] == [*subjects, subjects[0], subjects[0], subjects[1], subjects[1]]
+    assert [(actor, before, after) for _, actor, before, after in told[2:4]] == [
+        ("lease", {"state": "leased"}, {"state": "open", "attempt": 1, "tile": first.tile_id}),
+        ("b", {"state": "open"}, {"state": "leased", "attempt": 2, "tile": first.tile_id}),
+    ]
 
 
 def test_the_best_tile_comes_first_and_its_lease_says_until_when(made: Installation) -> None:
@@ -140,7 +189,7 @@ def test_the_sweep_opens_what_nobody_came_back_for(made: Installation) -> None:
         assert leases.end_expired(session, now=NOW + timedelta(seconds=30)) == 0
         assert leases.end_expired(session, now=LATER) == 1
     ended = entry(made, mine.tile_id)
-    assert (ended.state, ended.lease_holder, ended.lease_until, ended.attempt) == ("open", None, None, 1)
+    assert (ended.state, ended.lease_holder, ended.lease_until, ended.attempt) == ("open", "a", None, 1)
 
 
 def test_what_label_studio_shows_is_never_handed_out(made: Installation) -> None:
@@ -160,6 +209,15 @@ def test_what_a_person_holds_is_not_shown_in_label_studio(made: Installation) ->
         # Claimed after the head was planned, and before its task would have been made.
         assert queue.reserve(session, made.project_id, [mine.tile_id]) == set()
     assert entry(made, mine.tile_id).lease_holder == "a"
+
+
+def test_the_depth_of_the_queue_tells_who_holds_what(made: Installation) -> None:
+    with made.database.transaction() as session:
+        queue.reserve(session, made.project_id, [tile.id for tile in made.tiles()[:5]])
+    claim(made, "a", count=2)
+    with made.database.transaction() as session:
+        depth = see_depth(session, projects.get(session, made.project_id))
+    assert [sum(getattr(one, name) for one in depth) for name in ("waiting", "in_label_studio", "held")] == [12, 5, 2]
 
 
 def test_a_new_order_keeps_what_is_held_and_what_was_left_out(made: Installation) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mpamatch.domain.likeness import Look, Seen, alike, groups_by_look
+from mpamatch.domain.likeness import Look, Seen, alike, groups_by_look, look_hash
 
 RNG = np.random.default_rng(1)
 PICTURE = RNG.integers(60, 240, (16, 16, 3)).astype(np.uint8)
@@ -34,3 +34,31 @@ def test_the_first_keeps_its_group_and_named_ones_come_before() -> None:
     named = _seen("z", _noisy(PICTURE), named=True, group="patient")
     assert groups_by_look([*unnamed, named]) == {"a": ("patient", "z"), "b": ("patient", "z")}
     assert groups_by_look([named, _seen("y", PICTURE, named=True, group="other")]) == {}
+
+
+def _bits_apart(one: np.ndarray, other: np.ndarray) -> int:
+    return ((look_hash(one) ^ look_hash(other)) & (2**64 - 1)).bit_count()
+
+
+def _tile(seed: int) -> np.ndarray:
+    """A drawn tile of 256 px with structures of some 30 px."""
+    grey = np.kron(np.random.default_rng(seed).integers(40, 220, (9, 9)), np.ones((29, 29)))[:256, :256]
+    return np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
+
+
+def test_a_tile_that_was_converted_shrunk_or_stained_paler_keeps_its_hash_but_for_a_few_bits() -> None:
+    tile = _tile(0)
+    for other in (_noisy(tile), tile[::2, ::2], (tile * 0.8 + 40).astype(np.uint8)):
+        assert _bits_apart(tile, other) <= 4
+    assert min(_bits_apart(tile, _tile(seed)) for seed in range(1, 40)) > 4
+
+
+def test_a_hash_fits_a_signed_64_bit_column_and_is_its_bits() -> None:
+    falling = np.repeat(np.arange(256)[None, ::-1, None], 256, axis=0).repeat(3, axis=2).astype(np.uint8)
+    assert look_hash(falling) == 0
+    assert look_hash(falling[:, ::-1]) == -1  # all 64 bits
+    assert all(-(2**63) <= look_hash(_tile(seed)) < 2**63 for seed in range(20))
+
+
+def test_a_picture_of_a_few_pixels_has_a_hash_too() -> None:
+    assert isinstance(look_hash(np.zeros((1, 3, 3), np.uint8)), int)

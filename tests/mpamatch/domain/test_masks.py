@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from shapely.geometry import Point
 
 from mpamatch.domain import masks
 from mpamatch.domain.tiling import Box
@@ -34,12 +33,6 @@ def test_a_crop_is_a_copy_of_the_box() -> None:
     part = masks.crop(mask, Box(1, 1, 2, 2))
     part[:] = 9
     assert mask[1, 1] == 5
-
-
-def test_a_disc_has_the_area_of_a_disc() -> None:
-    disc = masks.inside_geometry(Point(32, 32).buffer(20), 64, 64)
-    assert disc.sum() == pytest.approx(np.pi * 400, rel=0.01)
-    assert not masks.inside_geometry(Point(0, 0).buffer(0), 8, 8).any()
 
 
 @given(ANY_MASK, st.integers(1, 4))

@@ -20,14 +20,12 @@ def prompt_file(*names: str, task: str | None = None, word: str = "text") -> Pro
 LEXICON = prompt_file("tumour", "stroma", "gland", word="lexicon")
 
 
-def texts(names: list[str], *files: PromptFile, **more: object) -> list[str]:
-    found = texts_by_class(names, "P-sim", files=files, lexicon=LEXICON, **more)  # type: ignore[arg-type]
+def texts(names: list[str], *files: PromptFile) -> list[str]:
+    found = texts_by_class(names, "P-sim", files=files, lexicon=LEXICON)
     return [" | ".join(of_class) for of_class in found]
 
 
-def test_a_data_sets_own_texts_come_before_the_lexicon_and_own_ones_before_all() -> None:
-    own = {"stroma": ["mine", "also mine"]}
-    assert texts(["Gland", "stroma"], prompt_file("gland"), own=own) == ["text P-sim gland", "mine | also mine"]
+def test_a_data_sets_own_texts_come_before_the_lexicon() -> None:
     assert texts(["Gland", "stroma"], prompt_file("gland")) == ["text P-sim gland", "lexicon P-sim stroma"]
 
 

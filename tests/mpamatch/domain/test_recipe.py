@@ -7,6 +7,7 @@ from mpamatch.errors import BadInput
 
 def test_the_default_recipe_uses_the_pool_and_is_driven_by_the_model() -> None:
     assert Recipe().uses_pool
+    assert Recipe().method == "mpamatch-image"
     assert Recipe().strategy == "mpamatch"
 
 

@@ -5,12 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from scipy.stats import entropy as scipy_entropy
+from shapely import contains_xy
 from shapely.geometry import Polygon, box
 from shapely.validation import explain_validity
 
-from mpamatch.domain.regions import MAX_VERTICES, Region, find_regions
+from mpamatch.domain.region_outlines import MAX_VERTICES
+from mpamatch.domain.regions import Region, find_regions
+from mpamatch.domain.tiling import Box
 
 TAU = 0.95
+# Boxes as small as their regions, which then all have one: for what is not about boxes.
+TIGHT = {"min_side_px": 0, "most_overlap": 1.0}
 
 
 def sure(height: int = 128, width: int = 128, classes: int = 2) -> np.ndarray:
@@ -54,8 +60,8 @@ def test_a_sure_tile_has_no_region() -> None:
 
 
 def test_a_square_of_doubt_is_one_region_with_its_factors() -> None:
-    (region,) = find_regions(unsure_square(sure(), 30, 20, 40, first=0.4), TAU)
-    assert (region.box.x_px, region.box.y_px, region.box.width_px, region.box.height_px) == (20, 30, 40, 40)
+    (region,) = find_regions(unsure_square(sure(), 30, 20, 40, first=0.4), TAU, **TIGHT)
+    assert region.box == Box(20, 30, 40, 40)
     assert region.area_px == 1600
     assert polygon(region).area == pytest.approx(1600, rel=0.01)
     assert region.mean_confidence == pytest.approx(0.6)
@@ -66,10 +72,11 @@ def test_a_square_of_doubt_is_one_region_with_its_factors() -> None:
     assert region.disagreement == 0.0
 
 
+@pytest.mark.method_line(40)
 def test_two_predicted_classes_in_the_box_make_it_impure() -> None:
     field = unsure_square(unsure_square(sure(), 30, 20, 40, first=0.6), 30, 40, 20, first=0.4)
     field = unsure_square(field, 50, 40, 20, first=0.4)
-    (region,) = find_regions(field, TAU)
+    (region,) = find_regions(field, TAU, **TIGHT)
     assert region.impurity == pytest.approx(1.0)
     assert region.class_shares == pytest.approx((0.5, 0.5))
 
@@ -111,16 +118,16 @@ def test_a_large_hole_stays_a_hole() -> None:
 def test_outside_the_valid_area_nothing_is_asked() -> None:
     valid = np.zeros((128, 128), bool)
     valid[:, :40] = True
-    (region,) = find_regions(unsure_square(sure(), 30, 20, 40), TAU, valid=valid)
+    (region,) = find_regions(unsure_square(sure(), 30, 20, 40), TAU, valid=valid, **TIGHT)
     assert (region.box.x_px, region.box.width_px) == (20, 20)
 
 
 def test_a_tile_that_is_doubtful_everywhere_is_cut_into_parts_for_people() -> None:
     field = np.full((2, 1000, 700), 0.5, np.float32)
     regions = find_regions(field, TAU)
-    assert len(regions) == 6
+    assert len(regions) == 12
     assert sum(region.area_px for region in regions) == 700_000
-    assert max(max(r.box.width_px, r.box.height_px) for r in regions) <= 384
+    assert max(max(r.box.width_px, r.box.height_px) for r in regions) <= 256
 
 
 def test_of_doubt_all_over_the_cores_are_asked_about() -> None:
@@ -143,17 +150,173 @@ def test_no_region_is_longer_than_asked(field: np.ndarray, max_side_px: float) -
         assert max(region.box.width_px, region.box.height_px) <= max_side_px
 
 
+def test_each_class_has_its_own_tau_where_it_is_predicted() -> None:
+    field = unsure_square(unsure_square(sure(), 5, 5, 30, first=0.8), 60, 60, 30, first=0.2)
+    assert len(find_regions(field, (0.9, 0.9), **TIGHT)) == 2
+    (of_first,) = find_regions(field, (0.9, 0.7), **TIGHT)
+    assert of_first.predicted_class == 0
+    (of_second,) = find_regions(field, (0.7, 0.9), **TIGHT)
+    assert of_second.predicted_class == 1
+    assert find_regions(field, [0.9, 0.9], **TIGHT) == find_regions(field, 0.9, **TIGHT)
+    with pytest.raises(ValueError, match="one tau or one for each of 2"):
+        find_regions(field, (0.9, 0.9, 0.9))
+
+
+def test_where_head_and_prototypes_disagree_a_sure_place_is_asked_about() -> None:
+    apart = np.zeros((32, 32), np.float32)  # cells of 4 pixels
+    apart[10:20, 5:12] = 0.8
+    (region,) = find_regions(sure(), TAU, disagreement=apart, **TIGHT)
+    inside = box(20, 40, 48, 80)
+    assert polygon(region).symmetric_difference(inside).area < 0.15 * inside.area
+    assert region.disagreement > 0.7
+    assert region.mean_confidence == pytest.approx(0.99)
+    assert find_regions(sure(), TAU, disagreement=apart, disagreement_gate=0.9) == ()
+    assert find_regions(sure(), TAU, disagreement=np.full((32, 32), 0.5, np.float32)) == ()
+
+
+def test_what_they_disagree_on_counts_beside_doubt_in_the_order() -> None:
+    field = unsure_square(unsure_square(sure(), 5, 5, 30, first=0.5), 60, 60, 30, first=0.5)
+    apart = np.zeros((32, 32), np.float32)
+    apart[15:23, 15:23] = 0.4
+    first, second = find_regions(field, TAU, disagreement=apart, **TIGHT)
+    assert (first.box.x_px, second.box.x_px) == (60, 5)
+    assert first.disagreement == pytest.approx(0.4, abs=0.02)
+    assert second.disagreement == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(FIELDS)
+def test_entropy_and_margin_are_means_over_the_region_of_scipy_s_and_of_a_sort(field: np.ndarray) -> None:
+    entropy = scipy_entropy(field, axis=0) / np.log(len(field))
+    top = np.sort(field, axis=0)
+    for region in find_regions(field, TAU, simplify_px=0.0):
+        inside = shapely_contains(polygon(region), field.shape[1])
+        assert region.uncertainty == pytest.approx(entropy[inside].mean(), abs=1e-4)
+        assert region.margin == pytest.approx((top[-1] - top[-2])[inside].mean(), abs=1e-4)
+
+
+@pytest.mark.method_line(40)
+@settings(max_examples=30, deadline=None)
+@given(FIELDS)
+def test_impurity_counts_the_predicted_classes_of_a_box_that_ends_at_the_border(field: np.ndarray) -> None:
+    predicted = field.argmax(axis=0)
+    for region in find_regions(field, TAU):
+        b = region.box
+        shown = predicted[b.y_px : b.y_px + b.height_px, b.x_px : b.x_px + b.width_px]
+        assert shown.size == b.area_px
+        shares = np.bincount(shown.ravel(), minlength=len(field)) / shown.size
+        assert region.class_shares == pytest.approx(shares)
+        assert region.impurity == pytest.approx(scipy_entropy(shares) / np.log(len(field)), abs=1e-6)
+
+
+def test_class_scores_are_the_mean_of_entropy_times_probability() -> None:
+    field = smooth_field(3, 96, 4.0, 3, 6.0)
+    for region in find_regions(field, TAU, simplify_px=0.0, **TIGHT):
+        inside = shapely_contains(polygon(region), 96)
+        entropy = -(field * np.log(field)).sum(axis=0) / np.log(3)
+        expected = [(entropy * p)[inside].mean() for p in field]
+        assert region.class_scores == pytest.approx(expected, abs=1e-4)
+        assert sum(region.class_scores) == pytest.approx(region.uncertainty, abs=1e-4)
+
+
+def shapely_contains(shape: Polygon, side: int) -> np.ndarray:
+    y, x = np.mgrid[:side, :side] + 0.5
+    return contains_xy(shape, x, y)
+
+
+def test_a_region_looks_like_the_mean_of_what_lies_in_it() -> None:
+    field = unsure_square(sure(), 32, 16, 48)
+    vectors = np.random.default_rng(0).standard_normal((5, 32, 32)).astype(np.float32)
+    (region,) = find_regions(field, TAU, vectors=(vectors,))
+    mean = vectors[:, 8:20, 4:16].reshape(5, -1).mean(axis=1)
+    assert region.embedding == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+    assert find_regions(field, TAU) == (region,)
+    assert find_regions(field, TAU)[0].embedding is None
+
+
+def test_a_region_over_glass_is_not_asked_and_of_one_that_reaches_into_tissue_only_that_part_is() -> None:
+    field = unsure_square(unsure_square(sure(), 20, 10, 30), 70, 60, 40)
+    tissue = np.ones((16, 16), bool)  # cells of 8 pixels
+    tissue[:, :8] = False
+    (region,) = find_regions(field, TAU, tissue=tissue)
+    assert polygon(region).bounds == (64, 70, 100, 110)
+    assert region.area_px == 36 * 40
+    tissue[:, :12] = False
+    assert find_regions(field, TAU, tissue=tissue) == ()  # four pixels beside glass are a band
+
+
+def test_doubt_that_runs_out_over_glass_is_asked_about_where_the_tissue_is() -> None:
+    field = sure(128, 256)
+    field[:, 30:90, 20:220] = 0.5
+    tissue = np.zeros((128, 256), bool)
+    tissue[:, :45] = True
+    (region,) = find_regions(field, TAU, tissue=tissue)
+    assert polygon(region).bounds == (20, 30, 45, 90)
+    assert region.area_px == 25 * 60
+    assert region.box == Box(0, 12, 96, 96)
+
+
+def test_on_tissue_and_valid_both_count() -> None:
+    tissue, valid = np.zeros((16, 16), bool), np.zeros((128, 128), bool)
+    tissue[:, :6], valid[40:] = True, True
+    (region,) = find_regions(unsure_square(sure(), 30, 20, 40), TAU, tissue=tissue, valid=valid)
+    assert polygon(region).bounds == (20, 40, 48, 70)
+
+
+def test_a_small_region_is_asked_with_what_lies_around_it() -> None:
+    x = np.arange(128) + np.zeros((128, 1))
+    field = np.stack([np.where(x < 64, 0.99, 0.01), np.where(x < 64, 0.01, 0.99)]).astype(np.float32)
+    (region,) = find_regions(unsure_square(field, 60, 60, 20, first=0.4), TAU)
+    assert region.box == Box(22, 22, 96, 96)
+    assert region.area_px == 400
+    left = (96 * 42 - 20 * 4) / 96**2  # predicted background: left of the middle, but for what the square took
+    assert region.class_shares == pytest.approx((left, 1 - left))
+    assert region.impurity == pytest.approx(-(left * np.log(left) + (1 - left) * np.log(1 - left)) / np.log(2))
+
+
+def test_of_regions_whose_boxes_lie_on_each_other_the_one_with_more_doubt_stays() -> None:
+    field = unsure_square(unsure_square(sure(256, 256), 50, 50, 12), 70, 70, 30)
+    field = unsure_square(field, 180, 180, 12)
+    first, second = find_regions(field, TAU)
+    assert (first.area_px, second.area_px) == (900, 144)
+    assert second.box.x_px > 128
+    assert len(find_regions(field, TAU, most_overlap=1.0)) == 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(FIELDS, st.integers(0, 10_000))
+def test_boxes_hold_their_regions_and_hardly_overlap_and_regions_lie_on_tissue(field: np.ndarray, seed: int) -> None:
+    side = field.shape[1]
+    tissue = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((12, 12)), 2.0) > 0
+    apart = np.random.default_rng(seed).random((side // 4, side // 4)).astype(np.float32)
+    found = find_regions(field, TAU, disagreement=apart, tissue=tissue, simplify_px=0.0)
+    boxes = []
+    for region in found:
+        b = region.box
+        assert min(b.width_px, b.height_px) >= min(96, side)
+        assert max(b.width_px, b.height_px) <= max(256, 96)
+        frame = box(b.x_px, b.y_px, b.x_px + b.width_px, b.y_px + b.height_px)
+        assert frame.covers(polygon(region))
+        inside = shapely_contains(polygon(region), side)
+        y, x = np.nonzero(inside)
+        assert len(y) == region.area_px
+        assert tissue[y * 12 // side, x * 12 // side].all()
+        assert all(frame.intersection(o).area <= 0.3 * frame.union(o).area + 1e-6 for o in boxes)
+        boxes.append(frame)
+        assert 0 <= region.disagreement <= 1
+
+
 def test_the_most_uncertain_area_comes_first_and_the_number_is_capped() -> None:
     field = unsure_square(unsure_square(sure(), 5, 5, 30, first=0.9), 60, 60, 40, first=0.5)
-    first, second = find_regions(field, TAU)
+    first, second = find_regions(field, TAU, **TIGHT)
     assert first.area_px * first.uncertainty > second.area_px * second.uncertainty
-    assert find_regions(field, TAU, max_regions=1) == (first,)
-    assert find_regions(field, TAU, max_regions=0) == ()
+    assert find_regions(field, TAU, max_regions=1, **TIGHT) == (first,)
+    assert find_regions(field, TAU, max_regions=0, **TIGHT) == ()
 
 
 def test_on_a_half_grid_the_same_region_comes_out_in_tile_pixels() -> None:
     field = unsure_square(sure(), 32, 16, 48)
-    (fine,), (coarse,) = find_regions(field, TAU), find_regions(field[:, ::2, ::2], TAU, scale=2.0)
+    (fine,), (coarse,) = find_regions(field, TAU, **TIGHT), find_regions(field[:, ::2, ::2], TAU, scale=2.0, **TIGHT)
     assert coarse.box == fine.box
     assert coarse.area_px == fine.area_px
     assert polygon(coarse).symmetric_difference(polygon(fine)).area < 10
@@ -193,9 +356,10 @@ def test_regions_lie_in_the_tile_are_valid_and_few_enough_points(field: np.ndarr
 @given(FIELDS)
 def test_along_pixel_edges_areas_are_exact_and_regions_do_not_overlap(field: np.ndarray) -> None:
     shapes = []
-    for region in find_regions(field, TAU, simplify_px=0.0):
+    for region in find_regions(field, TAU, simplify_px=0.0, **TIGHT):
         shape = polygon(region)
         assert shape.area == region.area_px
+        assert shape.length == pytest.approx(region.perimeter_px)
         assert shape.bounds == (
             region.box.x_px,
             region.box.y_px,
@@ -215,7 +379,9 @@ def test_on_a_coarse_grid_areas_are_exact_disjoint_and_inside_a_tile_of_any_size
     """Areas are whole grid cells, in tile pixels; at the last row and column the tile may end within a cell."""
     width, height = 2 * field.shape[2] - odd_columns, 2 * field.shape[1] - odd_rows
     frame = box(0, 0, width, height)
-    found = find_regions(field, TAU, scale=2.0, size_px=(width, height), min_area_px=16, rim_px=2.0, simplify_px=0.0)
+    found = find_regions(
+        field, TAU, scale=2.0, size_px=(width, height), min_area_px=16, rim_px=2.0, simplify_px=0.0, **TIGHT
+    )
     shapes = [polygon(region) for region in found]
     for region, shape in zip(found, shapes, strict=True):
         assert shape.is_valid, explain_validity(shape)
@@ -230,8 +396,8 @@ def test_on_a_coarse_grid_areas_are_exact_disjoint_and_inside_a_tile_of_any_size
 @settings(max_examples=40, deadline=None)
 @given(FIELDS)
 def test_simplified_outlines_stay_close_to_the_pixels(field: np.ndarray) -> None:
-    exact = find_regions(field, TAU, simplify_px=0.0)
-    drawn = find_regions(field, TAU)
+    exact = find_regions(field, TAU, simplify_px=0.0, **TIGHT)
+    drawn = find_regions(field, TAU, **TIGHT)
     assert [region.box for region in drawn] == [region.box for region in exact]
     for true, shown in zip(exact, drawn, strict=True):
         filled = Polygon(true.rings[0], [ring for ring in true.rings[1:] if Polygon(ring).area >= 64])

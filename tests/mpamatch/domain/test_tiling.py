@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mpamatch.domain.tiling import (
     Box,
+    CellBlender,
     PatchBlender,
     patch_starts,
     raised_cosine_window,
@@ -21,7 +20,7 @@ SIDES = st.integers(1, 5000)
 
 def test_an_image_of_up_to_one_and_a_half_tiles_is_one_tile() -> None:
     assert tile_boxes(1536, 1400) == (Box(0, 0, 1536, 1400),)
-    assert len(tile_boxes(1537, 1400)) == 4
+    assert tile_boxes(1537, 1400) == (Box(0, 0, 1024, 1400), Box(1024, 0, 513, 1400))
 
 
 def test_the_scale_makes_tiles_larger_in_level_0_pixels() -> None:
@@ -30,17 +29,28 @@ def test_the_scale_makes_tiles_larger_in_level_0_pixels() -> None:
 
 
 @given(SIDES, SIDES, st.integers(100, 1500), st.sampled_from([0.5, 1.0, 2.0, 3.7]))
-def test_tiles_cover_the_image_lie_inside_it_and_come_in_one_order(
+@example(2100, 2100, 1024, 1.0)
+def test_each_pixel_of_an_image_lies_in_exactly_one_tile(width: int, height: int, tile_px: int, scale: float) -> None:
+    times = np.zeros((height, width), np.uint8)
+    for b in tile_boxes(width, height, tile_px=tile_px, scale=scale):
+        times[b.y_px : b.y_px + b.height_px, b.x_px : b.x_px + b.width_px] += 1
+    assert (times == 1).all()
+
+
+@given(SIDES, SIDES, st.integers(100, 1500), st.sampled_from([0.5, 1.0, 2.0, 3.7]))
+def test_tiles_lie_in_the_image_come_in_one_order_and_are_neither_slivers_nor_too_large(
     width: int, height: int, tile_px: int, scale: float
 ) -> None:
     boxes = tile_boxes(width, height, tile_px=tile_px, scale=scale)
-    assert len(set(boxes)) == len(boxes)
+    tile_side = round(tile_px * scale)
     assert list(boxes) == sorted(boxes, key=lambda b: (b.y_px, b.x_px))
+    assert sum(b.area_px for b in boxes) == width * height
     for start, length, side in (("x_px", "width_px", width), ("y_px", "height_px", height)):
-        spans = sorted({(getattr(b, start), getattr(b, start) + getattr(b, length)) for b in boxes})
-        assert spans[0][0] == 0
-        assert spans[-1][1] == side
-        assert all(later[0] <= earlier[1] for earlier, later in pairwise(spans))
+        spans = sorted({(getattr(b, start), getattr(b, length)) for b in boxes})
+        assert [at for at, _ in spans] == [tile_side * i for i in range(len(spans))]
+        assert all(span == tile_side for _, span in spans[:-1])
+        assert sum(span for _, span in spans) == side
+        assert min(side, tile_side / 2) <= spans[-1][1] <= 1.5 * tile_side
 
 
 @pytest.mark.parametrize("sizes", [(0, 5), (5, 0)])
@@ -111,3 +121,26 @@ def test_a_pixel_that_no_patch_covered_is_an_error() -> None:
     blender.add(0, 0, np.zeros((2, 4, 8), np.float32))
     with pytest.raises(ValueError, match="cover"):
         blender.result()
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([32, 64, 96]), st.sampled_from([32, 16, 4, 1, 9]))
+def test_cells_of_patches_make_a_map_of_the_whole_image(height: int, width: int, patch: int, cells: int) -> None:
+    """Each cell of a patch says where in the image its middle lies; the blended map says so too, within a cell."""
+    blender = CellBlender(height, width)
+    middles = (np.arange(cells) + 0.5) * patch / cells
+    for y in patch_starts(height, patch, patch // 2):
+        for x in patch_starts(width, patch, patch // 2):
+            blender.add(y, x, patch, np.stack(np.meshgrid(y + middles, x + middles, indexing="ij")).astype(np.float32))
+    found = blender.result()
+    side = patch / cells
+    for axis, length in ((1, height), (2, width)):
+        count = found.shape[axis]
+        assert count == max(1, int(length / side + 0.5))
+        expected = (np.arange(count) + 0.5) * side
+        difference = found[axis - 1] - (expected[:, None] if axis == 1 else expected)
+        assert np.abs(difference).max() <= side / 2 + 1e-3
+
+
+def test_a_map_of_no_patch_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no patch"):
+        CellBlender(8, 8).result()
