@@ -1,12 +1,14 @@
 """Label Studio as a server that we start: its program, its environment, and how to know that it is ours and ready.
 
 It runs in an environment of its own, keeps its SQLite in `STATE/label-studio`, listens on loopback, and makes no call
-to the outside. Its address guard stays on; only loopback is allowed, because our backend is there.
+to the outside. Its address guard stays on; only loopback is allowed, because our backend is there. People who ask for
+the next task take turns in it (`label_studio_turns`), which SQLite does not see to.
 """
 
 from __future__ import annotations
 
 import http.client
+import os
 import shutil
 import signal
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from backend import label_studio_turns
 from backend.credentials import Credentials
 from mpamatch.errors import Conflict, Unavailable
 
@@ -100,11 +103,20 @@ class EmbeddedLabelStudio:
             "LATEST_VERSION_CHECK": "false",
             "DEBUG": "false",
         }
+        paths = [str(self._beside), *filter(None, [around.get("PYTHONPATH")])]
+        kept["PYTHONPATH"] = os.pathsep.join(paths)
         return kept | {f"LABEL_STUDIO_{name}": value for name, value in switches.items()}
 
+    @property
+    def _beside(self) -> Path:
+        """The folder of what Label Studio's interpreter reads at its start."""
+        return self.data / "start"
+
     def prepare(self) -> None:
-        """Make the data folder."""
+        """Make the data folder, and lay beside it what is read at the start."""
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._beside.mkdir(exist_ok=True, mode=0o700)
+        shutil.copyfile(label_studio_turns.__file__, self._beside / "sitecustomize.py")
 
     def ready(self, pid: int) -> bool:
         """Whether it answers and the answer is of process `pid`.

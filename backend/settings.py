@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backend.host_names import known_names
+from mpamatch.domain.recipe import Method
 from mpamatch.errors import BadInput, Unavailable
 
 PREFIX = "MPAMATCH_"
@@ -85,6 +86,11 @@ class Settings(BaseSettings):
     predict_wait_s: float = Field(8.0, ge=0, description="how long /predict waits for a prediction in the making")
     session_hours: float = Field(12.0, gt=0, description="how long a sign-in to the dashboard lasts")
     entry_lease_s: float = Field(1800.0, gt=0, description="how long a tile that the REST queue gave out is held")
+    event_streams: int = Field(32, ge=1, description="most streams of events that one API process has open at once")
+    event_poll_s: float = Field(1.0, gt=0, description="seconds between two looks of a stream at what happened")
+    event_stream_s: float = Field(
+        3600.0, gt=0, description="a stream of events ends after this long, and its client connects again"
+    )
     metrics_token: SecretStr | None = Field(
         None,
         min_length=16,
@@ -136,6 +142,9 @@ class Settings(BaseSettings):
     retrain_after_tiles: int = Field(12, ge=1, description="changed tiles that start a run")
     debounce_s: float = Field(10.0, ge=0, description="quiet time after the last change before a run starts")
     train_profile: str = Field("demo", description="size of the training that a run uses")
+    train_method: Method | None = Field(
+        None, description="how the runs of a new project train, as unimatch-ema; unset: the shipped method"
+    )
 
     demo_images: int = Field(48, ge=2, description="drawn images of the demo project")
     demo_size_px: int = Field(512, ge=64, description="width and height of a drawn image")

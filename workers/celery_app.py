@@ -79,6 +79,7 @@ def add_tasks(app: Celery, settings: Settings, *, now: Callable[[], datetime] = 
     def predict() -> None:
         from workers.champion import LoadedModels
         from workers.device import choose_device, set_threads
+        from workers.jobs.look_again import look_again_due
         from workers.jobs.predict import predict_due
 
         if not loaded:
@@ -88,6 +89,7 @@ def add_tasks(app: Celery, settings: Settings, *, now: Callable[[], datetime] = 
         models = loaded[0]
         assert isinstance(models, LoadedModels)
         _guarded("predict", lambda: predict_due(parts, models, stop=stopping))
+        _guarded("second look", lambda: look_again_due(parts, models, stop=stopping))
 
 
 def _guarded(name: str, job: object) -> None:

@@ -31,6 +31,7 @@ def worker(
     from backend.settings import load_settings
     from backend.signs import BEAT, Signs
     from workers.celery_app import add_tasks, check_connections, make_celery
+    from workers.lost_ack import end_on_lost_ack
 
     settings = load_settings()
     set_up_logs(settings.log_format, settings.log_level)
@@ -52,6 +53,7 @@ def worker(
         app.Beat(loglevel=settings.log_level.upper(), scheduler="celery.beat:Scheduler", quiet=by_machine).run()
         return
     add_tasks(app, settings)
+    end_on_lost_ack()
     arguments = [
         *(["--quiet"] if by_machine else []),  # its banner is no line of JSON
         "worker",

@@ -16,14 +16,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.actions import show_tile
-from backend.labelstudio.results import MaskReading, result_to_mask
-from backend.store import events, masks, predictions, projects, queue, tasks
+from backend.actions.combine_answers import add_answer, settle
+from backend.labelstudio.config import ARTEFACT
+from backend.labelstudio.results import MaskReading, result_to_mask, scope_of
+from backend.store import events, leases, masks, predictions, projects, queue, tasks
+from backend.store.annotations import beside, mark_tile
 from backend.store.blobs import BlobStore
+from backend.store.returning import is_asked_for
 from backend.store.sessions import Database
 from backend.store.tables import Annotation, Project, Task, Tile
 from mpamatch.domain.classes import ClassSet
 from mpamatch.errors import BadInput, NotFound
-from mpamatch.files.rasters import encode_raster
 
 
 def collect_task(
@@ -47,7 +50,7 @@ def collect_task(
         session.execute(select(Tile.id).where(Tile.id == task.tile_id).with_for_update())
         present = sorted(ls_task.get("annotations") or [], key=lambda a: (a["updated_at"], a["id"]))
         changed = sum(_apply(session, blobs, project_id, task, a, shown or {}, now=now) for a in present)
-        changed += _withdraw_missing(session, project_id, task, {int(a["id"]) for a in present}, now=now)
+        changed += _withdraw_missing(session, blobs, project_id, task, {int(a["id"]) for a in present}, now=now)
         if changed:
             _close(session, projects.get(session, project_id), task)
     return changed
@@ -84,11 +87,12 @@ def _apply(
     row.lead_time_s = read.get("lead_time")
     row.shown_version = shown.get(int(read["id"]), task.model_version)
     row.updated_at = updated_at
-    row.problem = None
+    row.problem = row.scope = None
     row.state = "skipped" if read.get("was_cancelled") else "present"
     session.flush()
     if row.state == "skipped":
-        _withdraw(session, row, now=now)
+        row.scope = _artefact_of_skip(result)
+        withdraw(session, blobs, row, now=now)
     else:
         _read_mask(session, blobs, project_id, task, row, result, now=now)
     events.record(
@@ -97,7 +101,12 @@ def _apply(
         actor=f"annotator:{row.annotator}",
         what=f"annotation {row.state}",
         subject=f"annotation:{row.id}",
-        after={"tile": task.tile_id, "shown": row.shown_version, "problem": row.problem},
+        after={
+            "tile": task.tile_id,
+            "shown": row.shown_version,
+            "problem": row.problem,
+            "beside": beside(session, row),
+        },
     )
     return 1
 
@@ -146,9 +155,9 @@ def _read_mask(
         )
     except BadInput as error:
         row.state, row.problem = "quarantined", str(error)
-        _withdraw(session, row, now=now)
+        withdraw(session, blobs, row, now=now)
         return
-    _keep_mask(session, blobs, tile, row, reading, None if prediction is None else prediction.id)
+    keep_mask(session, blobs, row, reading, None if prediction is None else prediction.id)
 
 
 def _shown(
@@ -164,32 +173,35 @@ def _shown(
         return None
 
 
-def _keep_mask(
-    session: Session, blobs: BlobStore, tile: Tile, row: Annotation, reading: MaskReading, prediction_id: int | None
+def keep_mask(
+    session: Session, blobs: BlobStore, row: Annotation, reading: MaskReading, prediction_id: int | None
 ) -> None:
-    tile.state = "artefact" if reading.artefact else "ready"
-    masks.append(
-        session,
-        tile_id=tile.id,
-        origin=reading.origin,
-        blob=blobs.put(encode_raster(reading.mask)),
-        reviewed_share=reading.reviewed_share,
-        annotation_id=row.id,
-        prediction_id=prediction_id,
-    )
+    """The mask of an annotation that counts; its tile is an artefact from now on, or is none any more."""
+    row.scope = reading.scope
+    mark_tile(session, row.tile_id)
+    add_answer(session, blobs, row, reading.mask, origin=reading.origin, prediction_id=prediction_id)
 
 
-def _withdraw(session: Session, row: Annotation, *, now: datetime) -> None:
-    """Take back what an annotation said: its masks, and that its tile is an artefact."""
-    masks.withdraw_of_annotation(session, row.id, now=now)
-    others = select(Annotation.id).where(
-        Annotation.tile_id == row.tile_id, Annotation.state == "present", Annotation.id != row.id
-    )
-    if session.scalar(others.limit(1)) is None:
-        session.get_one(Tile, row.tile_id).state = "ready"
+def _artefact_of_skip(result: Any) -> str | None:
+    """A skip teaches nothing, but who chooses `artefact` with it has said what the tile is."""
+    try:
+        scope = scope_of(result)
+    except BadInput:
+        return None
+    return scope if scope == ARTEFACT else None
 
 
-def _withdraw_missing(session: Session, project_id: int, task: Task, present: set[int], *, now: datetime) -> int:
+def withdraw(session: Session, blobs: BlobStore, row: Annotation, *, now: datetime) -> None:
+    """Take back what an annotation said: its masks, its pixels in those of others, and whether its tile is an
+    artefact."""
+    if masks.withdraw_of_annotation(session, row.id, now=now):
+        settle(session, blobs, row.tile_id)
+    mark_tile(session, row.tile_id)
+
+
+def _withdraw_missing(
+    session: Session, blobs: BlobStore, project_id: int, task: Task, present: set[int], *, now: datetime
+) -> int:
     gone = [
         a
         for a in session.scalars(
@@ -203,19 +215,26 @@ def _withdraw_missing(session: Session, project_id: int, task: Task, present: se
     ]
     for row in gone:
         row.state = "deleted"
-        _withdraw(session, row, now=now)
+        withdraw(session, blobs, row, now=now)
         events.record(
             session,
             project_id=project_id,
             actor="label-studio",
             what="annotation deleted",
             subject=f"annotation:{row.id}",
+            after={"tile": row.tile_id},
         )
     return len(gone)
 
 
 def _close(session: Session, project: Project, task: Task) -> None:
-    """Set the task's and the entry's state by what the tile's annotations say together."""
+    """Set the task's and the entry's state by what the task's annotations say together.
+
+    A tile that was labelled in part may have a later task, or be with a person: an earlier label that is changed then
+    adds to what they will say. An earlier task left without a label is gone for us, so that the head drops it there,
+    unless its tile is what is to be asked for.
+    """
+    session.flush()
     states = set(
         session.scalars(
             select(Annotation.state).where(
@@ -223,12 +242,18 @@ def _close(session: Session, project: Project, task: Task) -> None:
             )
         )
     )
+    other = tasks.beside(session, task)
     if states & {"present", "quarantined"}:
         task.state, entry = "labelled", "done"
     elif "skipped" in states:
         task.state, entry = "labelled", "skipped"
-    else:
+    elif other is None or (other.state != "live" and is_asked_for(session, project, task.tile_id)):
         task.state, entry = "live", "leased"
+    else:
+        task.state = "gone"
+        return
+    if other is not None and leases.with_person(session, project.id, task.tile_id):
+        return
     queue.set_state(
         session, project, [task.tile_id], entry, holder=queue.IN_LABEL_STUDIO if entry == "leased" else None
     )

@@ -19,6 +19,8 @@ from backend.store.sessions import Database
 from mpamatch.errors import NotFound, Unavailable
 
 BACKEND_TITLE = "mpamatch backend"
+# Else Label Studio asks the next person for what one has skipped, and first of all.
+SKIPPED_STAYS_SO = "IGNORE_SKIPPED"
 ACTIONS = (
     "ANNOTATION_CREATED",
     "ANNOTATIONS_CREATED",
@@ -72,9 +74,12 @@ def _ensure_project(database: Database, client: LabelStudioClient, project_id: i
         classes = projects.classes_of(project)
         title, label_type, known = project.title, project.label_type, project.ls_project_id
         same_server = project.ls_url == url
+        ours = project.ls_controls is None  # an adopted one was asked about its settings
     if known is not None:
         try:
-            client.project(known)
+            there = client.project(known)
+            if ours and there.get("skip_queue") not in (None, SKIPPED_STAYS_SO):
+                client.update_project(known, skip_queue=SKIPPED_STAYS_SO)
             return known
         except NotFound:
             if same_server:
@@ -86,6 +91,7 @@ def _ensure_project(database: Database, client: LabelStudioClient, project_id: i
         labelling_config(classes, label_type),  # type: ignore[arg-type]  # the column holds only these words
         sampling="Uncertainty sampling",
         maximum_annotations=1,
+        skip_queue=SKIPPED_STAYS_SO,
         show_collab_predictions=True,
         enable_empty_annotation=True,
         evaluate_predictions_automatically=False,

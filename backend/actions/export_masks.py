@@ -60,9 +60,9 @@ def export_masks(
 ) -> ExportReport:
     """Write one file per tile or image (PNG), per image (GeoJSON), or one for all (COCO) into ``out``.
 
-    ``whole``: one PNG per image at the scale of its tiles instead of one per tile; the tiles' own are exact where
-    tiles overlap. ``pictures``: the tiles' pictures too, under the same names. One image that fails is a problem and
-    the rest goes on. Raises Unavailable when ``out`` cannot be written.
+    ``whole``: one PNG per image at the scale of its tiles instead of one per tile. ``pictures``: the tiles' pictures
+    too, under the same names. One image that fails is a problem and the rest goes on. Raises Unavailable when ``out``
+    cannot be written.
     """
     with database.transaction() as session:
         classes = projects.classes_of(projects.get(session, project_id))
@@ -110,7 +110,7 @@ def _png_files(
 
 
 def _merged(one: MaskedImage, masks: list[tuple[MaskedTile, Mask]]) -> Mask:
-    """All tiles on one raster at their scale; where two overlap, the one that was tiled later counts."""
+    """All tiles on one raster at their scale."""
     scale = one.tiles[0].tile.scale
     width, height = tile_size(Box(0, 0, one.image.width_px, one.image.height_px), scale)
     if width * height > WHOLE_BUDGET_PX:

@@ -380,4 +380,5 @@ def _policy(settings: Settings) -> Policy:
         retrain_after_tiles=settings.retrain_after_tiles,
         debounce_s=settings.debounce_s,
         train_profile=settings.train_profile,
+        train_method=settings.train_method,
     )

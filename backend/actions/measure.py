@@ -45,9 +45,9 @@ _PREDICTIONS = text(
 _DUE = text(
     """
     SELECT p.id, count(*) FROM project p
-    JOIN tile t ON t.project_id = p.id AND t.state = 'ready'
+    JOIN tile t ON t.project_id = p.id
     JOIN image i ON i.id = t.image_id AND i.state = 'ready'
-    WHERE p.champion_id IS NOT NULL
+    WHERE p.champion_id IS NOT NULL AND (t.state = 'ready' OR coalesce(t.split, i.split) = 'train')
       AND NOT EXISTS (SELECT 1 FROM prediction q WHERE q.tile_id = t.id AND q.model_id = p.champion_id)
     GROUP BY 1
     """

@@ -118,6 +118,8 @@ def _queue_run(session: Session, blobs: BlobStore, project: Project, decision: R
     partly = {m.tile_id for m in current if m.reviewed_share < 1}
     reviewed = masks.labelled_tile_ids(session, project.id) - partly
     snapshot = {
+        # With the texts of now: a run that is put back and goes on must not find other words.
+        "classes": project.classes,
         "labelled": [_masked_row(m) for m in supervised.values()],
         "audit": [_masked_row(m) for m in current if m.split == "audit"],
         "pool": [
@@ -130,7 +132,8 @@ def _queue_run(session: Session, blobs: BlobStore, project: Project, decision: R
         "full_schedule": champion.kind == "starter",
         "encoder_blob": _encoder_blob(blobs, project) if champion.blob is None else None,
     }
-    recipe = Recipe.for_profile(projects.policy_of(project).train_profile)
+    policy = projects.policy_of(project)
+    recipe = Recipe.for_profile(policy.train_profile, policy.train_method)
     latest = runs.latest(session, project.id)
     run = Run(
         project_id=project.id,

@@ -39,7 +39,7 @@ class Wanted:
 class Scene:
     """What one pass knows: our rows of waiting tasks, what Label Studio holds, and what should be there.
 
-    ``has_task``: tiles that may not get another task, one that was just labelled included.
+    ``has_task``: tiles that may not get another task, one whose label is on its way included.
     """
 
     ls_project_id: int

@@ -19,6 +19,7 @@ from backend.store.blobs import BlobStore
 from backend.store.sessions import Database
 from backend.store.tables import Image, Tile
 from mpamatch.domain.classes import IGNORE
+from mpamatch.domain.likeness import look_hash
 from mpamatch.domain.masks import crop, resample
 from mpamatch.domain.pyramid import TileScale
 from mpamatch.domain.spatial import PlannedTile, plan_tiles
@@ -203,7 +204,7 @@ class _MadeTiles:
     size_px: tuple[int, int]
     um_per_px: float | None
     scale: float
-    tiles: tuple[tuple[PlannedTile, str], ...]
+    tiles: tuple[tuple[PlannedTile, str, int], ...]
     notes: tuple[str, ...]
 
 
@@ -223,8 +224,11 @@ def _make_tiles(blobs: BlobStore, item: RegisterItem, slide: Slide, batch: _Batc
         notes.append(plan.note)
     if not plan.tiles:
         notes.append("no tissue was found on it")
-    tiles = tuple((planned, blobs.put(encode_png(read_tile(slide, planned.box, scale)))) for planned in plan.tiles)
-    return _MadeTiles(size_px, um_per_px, scale, tiles, tuple(f"{item.path}: {note}" for note in notes))
+    tiles = []
+    for planned in plan.tiles:
+        picture = read_tile(slide, planned.box, scale)
+        tiles.append((planned, blobs.put(encode_png(picture)), look_hash(picture)))
+    return _MadeTiles(size_px, um_per_px, scale, tuple(tiles), tuple(f"{item.path}: {note}" for note in notes))
 
 
 def _quarantine(database: Database, project_id: int, item: RegisterItem, sha256: str, split: str, problem: str) -> None:
@@ -279,8 +283,9 @@ def _keep_tiles(
                 tissue_share=planned.tissue_share,
                 split=planned.split,
                 png_blob=png,
+                look_hash=look,
             )
-            for planned, png in made.tiles
+            for planned, png, look in made.tiles
         ]
         session.add_all(rows)
         events.record(

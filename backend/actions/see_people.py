@@ -1,4 +1,4 @@
-"""What each annotator did: numbers by Label Studio's user id, never a name or an address."""
+"""What each annotator did: numbers by Label Studio's user id, or by who took tiles from the queue; never an address."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Person:
     """One annotator. ``seconds`` is the median per label; ``confirmed`` the share submitted as suggested."""
 
     annotator: int | None
+    holder: str | None
     labels: int
     tiles: int
     seconds: float | None
@@ -42,6 +43,7 @@ def see_people(session: Session, project: Project) -> tuple[Person, ...]:
     rows = session.execute(
         select(
             Annotation.annotator,
+            Annotation.holder,
             func.count().filter(present),
             func.count(Annotation.tile_id.distinct()).filter(present),
             func.percentile_cont(0.5).within_group(Annotation.lead_time_s.asc()).filter(present),
@@ -53,13 +55,14 @@ def see_people(session: Session, project: Project) -> tuple[Person, ...]:
             func.max(Annotation.updated_at),
         )
         .outerjoin(origin, origin.c.annotation_id == Annotation.id)
-        .where(Annotation.project_id == project.id, Annotation.state != "deleted")
-        .group_by(Annotation.annotator)
-        .order_by(func.count().filter(present).desc(), Annotation.annotator)
+        .where(Annotation.project_id == project.id, Annotation.state.not_in(("deleted", "draft")))
+        .group_by(Annotation.annotator, Annotation.holder)
+        .order_by(func.count().filter(present).desc(), Annotation.annotator, Annotation.holder)
     )
     return tuple(
         Person(
             annotator=annotator,
+            holder=holder,
             labels=labels,
             tiles=tiles,
             seconds=None if seconds is None else float(seconds),
@@ -68,5 +71,5 @@ def see_people(session: Session, project: Project) -> tuple[Person, ...]:
             aside=aside,
             last_at=last_at,
         )
-        for annotator, labels, tiles, seconds, confirmed, skipped, aside, last_at in rows
+        for annotator, holder, labels, tiles, seconds, confirmed, skipped, aside, last_at in rows
     )

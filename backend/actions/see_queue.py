@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.store import queue
+from backend.store import images, leases, queue
 from backend.store.images import tile_split
 from backend.store.tables import Image, Project, QueueEntry, Task, Tile
 
@@ -16,10 +16,11 @@ PER_PAGE = 24
 
 @dataclass(frozen=True)
 class Waiting:
-    """One entry that waits."""
+    """One entry that waits. ``clicks`` and ``seconds``: what its best region is expected to take; None without one."""
 
     rank: int
     tile_id: int
+    image_id: int
     image: str
     split: str
     stratum: str
@@ -27,6 +28,8 @@ class Waiting:
     score: float
     propensity: float
     regions: int
+    clicks: float | None
+    seconds: float | None
     reasons: tuple[str, ...]
     ls_task_id: int | None
 
@@ -48,8 +51,7 @@ def see_queue(session: Session, project: Project, *, page: int = 1, stratum: str
     """Entries of the live order that wait, in the order in which Label Studio serves them."""
     these = [
         Image.state == "ready",
-        QueueEntry.project_id == project.id,
-        QueueEntry.generation == project.queue_generation,
+        QueueEntry.ranking_id == leases.live_ranking(project.id),
         QueueEntry.state.in_(queue.WAITING),
     ]
     if stratum is not None:
@@ -64,7 +66,7 @@ def see_queue(session: Session, project: Project, *, page: int = 1, stratum: str
     pages = max(1, -(-(total or 0) // PER_PAGE))
     page = min(page, pages)
     rows = session.execute(
-        select(QueueEntry, Image.uri, tile_split, Task.ls_task_id)
+        select(QueueEntry, Image, tile_split, Task.ls_task_id)
         .join(Tile, Tile.id == QueueEntry.tile_id)
         .join(Image, Image.id == Tile.image_id)
         .outerjoin(Task, (Task.tile_id == Tile.id) & (Task.state == "live"))
@@ -77,16 +79,19 @@ def see_queue(session: Session, project: Project, *, page: int = 1, stratum: str
         Waiting(
             rank=entry.rank,
             tile_id=entry.tile_id,
-            image=uri.rsplit("/", 1)[-1],
+            image_id=image.id,
+            image=images.shown_name(image),
             split=split,
             stratum=entry.stratum,
             state=entry.state,
             score=entry.score,
             propensity=entry.propensity,
             regions=len(entry.region_ids),
+            clicks=entry.clicks,
+            seconds=entry.seconds,
             reasons=tuple(entry.reasons),
             ls_task_id=ls_task_id,
         )
-        for entry, uri, split, ls_task_id in rows
+        for entry, image, split, ls_task_id in rows
     )
     return QueuePage(entries=entries, total=total or 0, page=page)

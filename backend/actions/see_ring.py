@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,18 +25,19 @@ from backend.store.tables import (
     Task,
     Tile,
 )
+from mpamatch.domain.ranked import STRATA
 from mpamatch.domain.schedule import decide
-
-STRATA = ("score", "exploration", "audit", "cold")
 
 
 @dataclass(frozen=True)
 class Depth:
-    """One stratum of the live queue: how many wait, how many of these stand in Label Studio, and since when."""
+    """One stratum of the live queue: how many wait, how many of these stand in Label Studio or are ``held`` by somebody
+    who took them from the queue, and since when."""
 
     stratum: str
     waiting: int
     in_label_studio: int
+    held: int
     oldest_at: datetime | None
 
 
@@ -95,6 +97,7 @@ class Ring:
     predicted: int
     regions: int
     tau: float
+    tau_by_class: Mapping[str, float]
     depth: tuple[Depth, ...]
     ranked_at: datetime | None
     head_size: int
@@ -137,7 +140,6 @@ def see_ring(session: Session, project: Project, *, now: datetime) -> Ring:
     policy = projects.policy_of(project)
     champion = projects.champion(session, project)
     counts = images.counts(session, project.id)
-    tiles = counts["train_tiles"] + counts["audit_tiles"]
     by_state = _annotations(session, project.id)
     masked = _masked(session, project.id)
     facts = facts_of(session, project, now=now)
@@ -159,13 +161,12 @@ def see_ring(session: Session, project: Project, *, now: datetime) -> Ring:
         train_tiles=counts["train_tiles"],
         audit_tiles=counts["audit_tiles"],
         artefacts=_count(session, select(func.count()).where(Tile.project_id == project.id, Tile.state == "artefact")),
-        predicted=tiles - predictions.missing_for(session, project.id, champion.id, live_tasks_only=False),
+        predicted=predictions.seen_by(session, project.id, champion.id),
         regions=_regions(session, project),
         tau=policy.tau,
-        depth=_depth(session, project),
-        ranked_at=session.scalar(
-            select(func.max(Event.at)).where(Event.project_id == project.id, Event.what == "queue ranked")
-        ),
+        tau_by_class=policy.tau_by_class,
+        depth=see_depth(session, project),
+        ranked_at=see_ranked_at(session, project),
         head_size=policy.head_size,
         tasks=tasks,
         oldest_task_at=oldest_task,
@@ -200,12 +201,21 @@ def _count(session: Session, query: object) -> int:
     return int(session.scalar(query) or 0)  # type: ignore[call-overload]
 
 
-def _depth(session: Session, project: Project) -> tuple[Depth, ...]:
+def see_ranked_at(session: Session, project: Project) -> datetime | None:
+    """When the live order was made; None before the first."""
+    query = select(func.max(Event.at)).where(Event.project_id == project.id, Event.what == "queue ranked")
+    return session.scalar(query)
+
+
+def see_depth(session: Session, project: Project) -> tuple[Depth, ...]:
+    """The live queue by stratum, strata that are empty left out."""
+    leased = QueueEntry.state == "leased"
     rows = session.execute(
         select(
             QueueEntry.stratum,
             func.count(),
-            func.count().filter(QueueEntry.state == "leased"),
+            func.count().filter(leased, QueueEntry.lease_until.is_(None)),
+            func.count().filter(leased, QueueEntry.lease_until.is_not(None)),
             func.min(Image.created_at),
         )
         .join(Tile, Tile.id == QueueEntry.tile_id)

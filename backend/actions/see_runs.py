@@ -39,7 +39,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class SeenRun:
-    """One run. ``labelled`` and ``pool``: tiles in its snapshot; ``verdict`` None until judged."""
+    """One run. ``labelled`` and ``pool``: tiles in its snapshot; ``verdict`` None until judged.
+
+    ``notes`` are what its training found worth saying; ``pseudo_labels`` how right these last were on labelled tiles
+    that the run kept back, empty where nothing was looked at.
+    """
 
     number: int
     state: str
@@ -52,6 +56,7 @@ class SeenRun:
     eta_s: float | None
     losses: dict[str, float]
     mask_ratio: float | None
+    pseudo_labels: dict[str, Any]
     seconds: float | None
     attempt: int
     crashes: int
@@ -69,6 +74,7 @@ class SeenRun:
     has_curves: bool
     audit_dice: float | None
     prototypes: dict[str, Any]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,7 @@ def _seen(run: Run, candidate: Model | None, snapshot: dict[str, Any]) -> SeenRu
         eta_s=progress.get("eta_s") if run.state == "training" else None,
         losses={k: v for k, v in (progress.get("losses") or {}).items() if v is not None},
         mask_ratio=metrics.get("mask_ratio", progress.get("mask_ratio")),
+        pseudo_labels=metrics.get("pseudo_labels") or progress.get("pseudo_labels") or {},
         seconds=metrics.get("seconds"),
         attempt=run.attempt,
         crashes=run.crashes,
@@ -208,4 +215,5 @@ def _seen(run: Run, candidate: Model | None, snapshot: dict[str, Any]) -> SeenRu
         has_curves=run.curves_blob is not None,
         audit_dice=(metrics.get("audit") or {}).get("mdice"),
         prototypes=metrics.get("prototypes") or progress.get("prototypes") or {},
+        notes=tuple(metrics.get("notes") or progress.get("notes") or ()),
     )

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.store import images, masks, predictions, projects, queue, tasks
-from backend.store.tables import Annotation, Image, Mask, Project, QueueEntry, Region, Tile
+from backend.store import images, masks, predictions, projects, queue, second_looks, tasks
+from backend.store.tables import Annotation, Effort, Image, Mask, Model, Project, QueueEntry, Region, Tile
+from mpamatch.domain.breakdown import Breakdown, breakdown
+from mpamatch.domain.reasons import reasons
 from mpamatch.errors import NotFound
 
 
 @dataclass(frozen=True)
 class SeenRegion:
-    """One region of the champion, numbered as in the picture. ``rings`` in pixels of the tile, the outer one first."""
+    """One region of the champion, numbered as in the picture. ``rings`` in pixels of the tile, the outer one first.
+
+    ``bald`` is None where no second look was taken.
+    """
 
     number: int
     x_px: int
@@ -28,12 +33,22 @@ class SeenRegion:
     impurity: float
     disagreement: float
     predicted_class: str
+    bald: float | None
 
 
 @dataclass(frozen=True)
 class Place:
-    """The tile's entry in the live order. ``waiting`` counts all entries that wait."""
+    """The tile's entry in the live order or, when it is ``live`` no more, the one that was kept when it was answered.
 
+    ``size`` counts the entries of the live order. ``by``: the model whose regions were ranked; ``made_at``: when.
+    ``class_name``: for which class it was chosen. ``breakdown`` is None where no region speaks for it.
+    """
+
+    live: bool
+    generation: int
+    made_at: datetime
+    by: str
+    strategy: str
     rank: int
     size: int
     state: str
@@ -42,7 +57,9 @@ class Place:
     noise: float
     propensity: float
     round: int
+    class_name: str | None
     reasons: tuple[str, ...]
+    breakdown: Breakdown | None
 
 
 @dataclass(frozen=True)
@@ -60,12 +77,18 @@ class SeenMask:
 
 @dataclass(frozen=True)
 class SeenAnnotation:
-    """One annotation as last read from Label Studio."""
+    """One annotation: ``number`` is Label Studio's, None for an answer to the queue, which has a ``holder``.
 
-    number: int
+    ``clicks`` that its changes are worth; None until counted.
+    """
+
+    row: int
+    number: int | None
     annotator: int | None
+    holder: str | None
     state: str
     seconds: float | None
+    clicks: float | None
     shown_version: str | None
     updated_at: datetime
     problem: str | None
@@ -76,6 +99,7 @@ class SeenTile:
     """A tile with all that explains it. ``blind``: an audit tile without a mask, of which no suggestion is shown."""
 
     tile_id: int
+    image_id: int
     image: str
     group: str
     split: str
@@ -112,14 +136,16 @@ def see_tile(session: Session, project: Project, tile_id: int) -> SeenTile:
     image = session.get_one(Image, tile.image_id)
     champion = projects.champion(session, project)
     prediction = predictions.of(session, tile.id, champion.id)
-    entry = queue.of_tiles(session, project, [tile.id]).get(tile.id)
+    entry = queue.asked(session, project, tile.id)
     blind = is_blind(session, tile, tile.split or image.split)
     shown = prediction is not None and champion.kind != "blank" and not blind
     found = predictions.regions_of(session, [prediction.id]).get(prediction.id, []) if shown and prediction else []
+    bald = second_looks.bald_of(session, champion.id, [tile.id]).get(tile.id) if shown else None
     task = tasks.of_tile(session, tile.id)
     names = projects.classes_of(project).names
     return SeenTile(
         tile_id=tile.id,
+        image_id=image.id,
         image=images.shown_name(image),
         group=image.group_name,
         split=tile.split or image.split,
@@ -130,8 +156,8 @@ def see_tile(session: Session, project: Project, tile_id: int) -> SeenTile:
         y_px=tile.y_px,
         width_px=tile.size_px[0],
         height_px=tile.size_px[1],
-        place=None if entry is None else _place(entry, queue.size(session, project)),
-        regions=tuple(_region(n, r, names) for n, r in enumerate(_in_order(found, entry), start=1)),
+        place=None if entry is None else _place(session, project, entry, names),
+        regions=_regions(found, entry, bald, names),
         blind=blind,
         champion=champion.version,
         champion_kind=champion.kind,
@@ -153,27 +179,43 @@ def counting_mask(session: Session, tile_id: int) -> Mask | None:
     return masks.newest_counting(session, tile_id)
 
 
-def _in_order(regions: list[Region], entry: QueueEntry | None) -> list[Region]:
+def _regions(
+    regions: list[Region], entry: QueueEntry | None, bald: list[float] | None, names: tuple[str, ...]
+) -> tuple[SeenRegion, ...]:
     """As the ranking ordered them; those of a newer model, which it has not seen, as they were stored."""
     places = {} if entry is None else {region_id: n for n, region_id in enumerate(entry.region_ids)}
-    return sorted(regions, key=lambda r: (places.get(r.id, len(places)), r.id))
+    gains = [None] * len(regions) if bald is None or len(bald) != len(regions) else bald  # in the order of the ids
+    ordered = sorted(zip(regions, gains, strict=True), key=lambda one: (places.get(one[0].id, len(places)), one[0].id))
+    return tuple(_region(number, region, gain, names) for number, (region, gain) in enumerate(ordered, start=1))
 
 
-def _place(entry: QueueEntry, size: int) -> Place:
+def _place(session: Session, project: Project, entry: QueueEntry, names: tuple[str, ...]) -> Place:
+    record, ranking = entry.record, entry.ranking
     return Place(
+        live=entry.generation == project.queue_generation,
+        generation=entry.generation,
+        made_at=ranking.made_at,
+        by=session.get_one(Model, ranking.model_id).version,
+        strategy=record.ranked_by.policy.strategy,
         rank=entry.rank,
-        size=size,
+        size=queue.size(session, project),
         state=entry.state,
         stratum=entry.stratum,
         score=entry.score,
         noise=entry.noise,
         propensity=entry.propensity,
         round=entry.round,
-        reasons=tuple(entry.reasons),
+        class_name=None if entry.class_id is None else _class_name(entry.class_id, names),
+        reasons=reasons(record),
+        breakdown=breakdown(record),
     )
 
 
-def _region(number: int, region: Region, names: tuple[str, ...]) -> SeenRegion:
+def _class_name(class_id: int, names: tuple[str, ...]) -> str:
+    return names[class_id] if class_id < len(names) else "unknown"
+
+
+def _region(number: int, region: Region, bald: float | None, names: tuple[str, ...]) -> SeenRegion:
     return SeenRegion(
         number=number,
         x_px=region.x_px,
@@ -185,7 +227,8 @@ def _region(number: int, region: Region, names: tuple[str, ...]) -> SeenRegion:
         margin=region.margin,
         impurity=region.impurity,
         disagreement=region.disagreement,
-        predicted_class=names[region.predicted_class] if region.predicted_class < len(names) else "unknown",
+        predicted_class=_class_name(region.predicted_class, names),
+        bald=bald,
     )
 
 
@@ -207,18 +250,31 @@ def _masks(session: Session, tile_id: int) -> tuple[SeenMask, ...]:
 
 
 def _annotations(session: Session, tile_id: int) -> tuple[SeenAnnotation, ...]:
-    rows = session.scalars(
-        select(Annotation).where(Annotation.tile_id == tile_id).order_by(Annotation.updated_at.desc())
+    newest = (
+        select(Mask.annotation_id, func.max(Mask.id).label("mask_id"))
+        .where(Mask.tile_id == tile_id, Mask.withdrawn_at.is_(None))
+        .group_by(Mask.annotation_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(Annotation, Effort.clicks)
+        .outerjoin(newest, newest.c.annotation_id == Annotation.id)
+        .outerjoin(Effort, Effort.mask_id == newest.c.mask_id)
+        .where(Annotation.tile_id == tile_id)
+        .order_by(Annotation.updated_at.desc())
     )
     return tuple(
         SeenAnnotation(
+            row=a.id,
             number=a.ls_annotation_id,
             annotator=a.annotator,
+            holder=a.holder,
             state=a.state,
             seconds=a.lead_time_s,
+            clicks=clicks,
             shown_version=a.shown_version,
             updated_at=a.updated_at,
             problem=a.problem,
         )
-        for a in rows
+        for a, clicks in rows
     )

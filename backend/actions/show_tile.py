@@ -17,6 +17,7 @@ from backend.store.images import tile_split
 from backend.store.secrets import KeyRing
 from backend.store.tables import Image, Model, Project, QueueEntry, Region, Tile
 from mpamatch.domain.classes import ClassSet
+from mpamatch.domain.masks import Mask, combine
 from mpamatch.domain.tiling import Box
 from mpamatch.files.rasters import decode_raster
 
@@ -29,7 +30,8 @@ MAX_BOXES = 6
 class Shown:
     """One tile's prediction as rows: everything that building its result needs, read in one transaction.
 
-    ``regions``: those that get a box; ``region_count``: how many the tile has, these included.
+    ``regions``: those that get a box; ``region_count``: how many the tile has, these included. ``known_blob``: the mask
+    of a tile that was labelled in part, which is shown over the prediction: nobody corrects twice what is labelled.
     """
 
     tile_id: int
@@ -38,6 +40,7 @@ class Shown:
     class_blob: str | None
     regions: tuple[Region, ...]
     region_count: int = 0
+    known_blob: str | None = None
 
 
 # A task's picture tells that a person has its page open; one for looking at tells nothing.
@@ -67,11 +70,13 @@ def tile_of(data: Any) -> int | None:
     return tile_id if image.partition("?")[0].endswith(f"/tiles/{tile_id}.png") else None
 
 
-def read_shown(session: Session, project: Project, version: str, tile_ids: Sequence[int]) -> dict[int, Shown]:
+def read_shown(
+    session: Session, project: Project, version: str, tile_ids: Sequence[int], *, every_region: bool = False
+) -> dict[int, Shown]:
     """By tile: the stored prediction of ``version`` and the regions to point at. Audit tiles are blind.
 
     A tile whose mask only came with the images gets no regions: answers to boxes alone would leave the rest of it
-    without the supervision that it has.
+    without the supervision that it has. ``every_region``: all of the prediction's own, which no new order changes.
     """
     found = predictions.by_version(session, project.id, version, tile_ids)
     rows = session.execute(
@@ -83,32 +88,43 @@ def read_shown(session: Session, project: Project, version: str, tile_ids: Seque
     regions = predictions.regions_of(session, seen)
     entries = queue.of_tiles(session, project, tile_ids)
     whole = masks.only_imported(session, tile_ids)
+    known = masks.blobs_of(session, [p.known_mask_id for p in found.values() if p.known_mask_id is not None])
     shown: dict[int, Shown] = {}
     for tile_id, prediction in found.items():
         tile, split = tiles[tile_id]
         blind = split == "audit" or kind == "blank"
-        worth = () if blind or tile_id in whole else _worth(regions.get(prediction.id, []), entries.get(tile_id))
+        mine = () if blind or tile_id in whole else regions.get(prediction.id, ())
+        worth = _worth(mine, entries.get(tile_id), every=every_region)
+        boxes = worth if every_region else worth[:MAX_BOXES]
         class_blob = None if blind else prediction.class_blob
-        shown[tile_id] = Shown(tile_id, *tile.size_px, class_blob, worth[:MAX_BOXES], len(worth))
+        part = None if blind or prediction.known_mask_id is None else known.get(prediction.known_mask_id)
+        shown[tile_id] = Shown(tile_id, *tile.size_px, class_blob, boxes, len(worth), part)
     return shown
 
 
-def _worth(regions: Sequence[Region], entry: QueueEntry | None) -> tuple[Region, ...]:
-    """A tile's regions, those most worth a look first."""
+def _worth(regions: Sequence[Region], entry: QueueEntry | None, *, every: bool) -> tuple[Region, ...]:
+    """A tile's regions, those most worth a look first: those of its entry, or ``every`` one."""
     mine = {r.id: r for r in regions}
-    if entry is not None:
-        queued = [mine[i] for i in entry.region_ids if i in mine]
-        if queued:
-            return tuple(queued)
+    queued = [] if entry is None else [i for i in entry.region_ids if i in mine]
+    if queued and not every:
+        return tuple(mine[i] for i in queued)
     # The order was made for another model's regions: point at this one's own; they were stored most worth first.
-    return tuple(mine[i] for i in sorted(mine))
+    return tuple(mine[i] for i in [*queued, *sorted(mine.keys() - queued)])
+
+
+def class_map_of(blobs: BlobStore, shown: Shown) -> Mask:
+    """The class map (H, W) that is drawn on: the prediction, and over it what was known of the tile when the model
+    looked. There must be a prediction to show. Raises BadInput and NotFound for what is damaged or lost."""
+    assert shown.class_blob is not None
+    class_map = decode_raster(blobs.get(shown.class_blob))
+    return class_map if shown.known_blob is None else combine(class_map, decode_raster(blobs.get(shown.known_blob)))
 
 
 def result_of(blobs: BlobStore, shown: Shown, classes: ClassSet, label_type: str) -> list[dict[str, Any]]:
     """The result for a stored prediction: one mask per class, read-only Review boxes, the scope. Checked."""
     if shown.class_blob is None:
         return []
-    class_map = decode_raster(blobs.get(shown.class_blob))
+    class_map = class_map_of(blobs, shown)
     boxes = [
         ReviewBox(
             box=Box(r.x_px, r.y_px, r.width_px, r.height_px),
@@ -142,4 +158,6 @@ def why_of(reasons: Sequence[str], *, audit: bool, shown: Shown | None = None) -
         return "Audit tile: please draw it whole. It measures the model, so no suggestion is shown."
     if shown is not None and len(shown.regions) < shown.region_count:
         reasons = (*reasons, f"{len(shown.regions)} of {shown.region_count} regions shown")
+    if shown is not None and shown.known_blob is not None:
+        reasons = (*reasons, "what is labelled already is shown as it was labelled")
     return "; ".join(reasons)

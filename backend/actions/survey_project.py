@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backend.actions.collect_annotation import reading_problem
-from backend.actions.connect_project import BACKEND_TITLE
+from backend.actions.connect_project import BACKEND_TITLE, SKIPPED_STAYS_SO
 from backend.api_names import SECRET_HEADER
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.config import ConfigReading, LabelType, check_same_classes, read_config
@@ -27,6 +27,7 @@ SETTINGS: Final[Mapping[str, Any]] = {
     "show_collab_predictions": True,
     "enable_empty_annotation": True,
     "evaluate_predictions_automatically": False,
+    "skip_queue": SKIPPED_STAYS_SO,
 }
 
 

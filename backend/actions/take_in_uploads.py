@@ -22,6 +22,7 @@ from backend.store import events, images, projects, queue, tasks
 from backend.store.blobs import BlobStore
 from backend.store.sessions import Database
 from backend.store.tables import Image, Task, Tile
+from mpamatch.domain.likeness import look_hash
 from mpamatch.errors import BadInput, MpamatchError, NotFound
 from mpamatch.files.images import encode_png, read_image
 
@@ -127,6 +128,7 @@ def take_in(
                 scale=1.0,
                 tissue_share=1.0,
                 png_blob=png_blob,
+                look_hash=look_hash(picture.pixels),
             )
             session.add(tile)
             session.flush()

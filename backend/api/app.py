@@ -12,7 +12,7 @@ from backend.api import health, metrics, ml_backend, tiles
 from backend.api.errors import add_error_handlers
 from backend.api.limits import BodyLimit
 from backend.api.parts import Parts
-from backend.api.v1 import images, models, projects, queue, runs
+from backend.api.v1 import answers, audit, events, images, models, progress, projects, queue, runs
 from backend.settings import Settings
 from backend.store.open_blobs import open_blobs
 from backend.store.secrets import KeyRing
@@ -40,8 +40,10 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="mpamatch", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.parts = parts
     app.state.metrics = metrics.Metrics(parts)
+    app.state.streams = events.Streams(settings.event_streams)
     app.add_middleware(BodyLimit, limit_mb=settings.body_limit_mb, predict_limit_mb=settings.predict_body_limit_mb)
     add_error_handlers(app)
-    for part in (health, metrics, ml_backend, tiles, projects, images, queue, runs, models):
+    v1 = (projects, images, queue, answers, progress, runs, models, audit, events)
+    for part in (health, metrics, ml_backend, tiles, *v1):
         app.include_router(part.router)
     return app

@@ -197,7 +197,8 @@ def _of_projects(projects: Iterable[ProjectFigures], now: datetime) -> Iterable[
         table.gauge("tiles_predicted", "Tiles that the champion has seen", key, p.predicted)
         table.gauge("predictions_due", "Tiles that the champion has not seen", key, p.due)
         table.states("images", "Registered images", key, p.images, ("registered", "ready", "quarantined"))
-        table.states("annotations", "Annotations", key, p.annotations, ("present", "skipped", "quarantined", "deleted"))
+        states = ("present", "skipped", "quarantined", "deleted", "draft")
+        table.states("annotations", "Annotations", key, p.annotations, states)
         table.states("runs", "Runs", key, p.runs, ("queued", "training", "judging", "done", "failed", "cancelled"))
         table.gauge(
             "run_open_seconds", "Age of the open run", key, _age(p.open_run.created_at if p.open_run else None, now)

@@ -40,7 +40,9 @@ def picture(
     with parts.database.transaction() as session:
         tile = session.get(Tile, tile_id)
         blob = None if tile is None else tile.png_blob
-        if purpose == "task":  # who only looks must not keep the tile at its place in the head
+        # Who only looks must not keep the tile at its place in the head; nor does Label Studio's list of tasks, which
+        # shows each in small. Its editor asks by script, and browsers tell the two apart.
+        if purpose == "task" and request.headers.get("sec-fetch-dest") != "image":
             tasks.note_opened(session, tile_id, now=utc_now())
     if blob is None:
         raise HTTPException(404, "no such tile")

@@ -75,9 +75,18 @@ def _print(console: Console, story: Story) -> None:
     _rows(
         console,
         "annotations",
-        ("annotation", "by", "state", "seconds", "was shown", "updated", "problem"),
+        ("annotation", "by", "state", "seconds", "clicks", "was shown", "updated", "problem"),
         (
-            (a.number, a.annotator, a.state, a.seconds, a.shown_version, _at(a.updated_at), a.problem)
+            (
+                f"queue {a.row}" if a.number is None else a.number,
+                a.holder or a.annotator,
+                a.state,
+                a.seconds,
+                a.clicks,
+                a.shown_version,
+                _at(a.updated_at),
+                a.problem,
+            )
             for a in tile.annotations
         ),
     )
@@ -111,22 +120,37 @@ def _queue(console: Console, story: Story) -> None:
     if place is None:
         console.print("\n[bold]queue[/]: it has no place in the present order")
         return
-    console.print(f"\n[bold]queue[/]: {_place(place)}, generation {story.generation} of {_at(story.ranked_at)}")
+    order = f"order {place.generation} of {_at(place.made_at)} by {place.by}, strategy {place.strategy}"
+    console.print(f"\n[bold]queue[/]: {_place(place)}; {escape(order)}")
     drawn = f"noise {place.noise:.4g}, propensity {place.propensity:.4g}, round {place.round}"
     console.print(f"  score {place.score:.4g} with {drawn}")
     for reason in place.reasons:
         console.print(f"  {escape(str(reason))}")
+    if place.breakdown is not None:
+        _rows(
+            console,
+            "figures of its best region",
+            ("figure", "from", "raw", "in 0..1", "weight"),
+            ((part.name, part.figure, part.raw, part.factor, part.weight) for part in place.breakdown.parts),
+        )
+        taken = place.breakdown
+        console.print(
+            f"  support {taken.support:.3f}, cost {taken.cost:.3f}: the sum counts times {taken.discount:.3f}"
+        )
+        console.print(f"  expected to take {taken.clicks:.0f} clicks, {taken.seconds:.0f} s")
     for region in tile.regions:
+        looked = "" if region.bald is None else f", BALD {region.bald:.3f}"
         console.print(
             f"  region {region.number}: {escape(region.predicted_class)}, {region.area_px} px at {region.x_px},"
-            f" {region.y_px}; confidence {region.confidence:.2f}, uncertainty {region.uncertainty:.2f}"
+            f" {region.y_px}; confidence {region.confidence:.2f}, uncertainty {region.uncertainty:.2f}{looked}"
         )
 
 
 def _place(place: Place) -> str:
-    if place.state in ("open", "leased"):
-        return f"rank {place.rank} of {place.size} that wait, by {place.stratum}, {place.state}"
-    return f"was rank {place.rank}, by {place.stratum}, {place.state}"
+    by = place.stratum if place.class_name is None else f"{place.stratum} {escape(place.class_name)}"
+    if place.live and place.state in ("open", "leased"):
+        return f"rank {place.rank} of {place.size}, by {by}, {place.state}"
+    return f"was rank {place.rank}, by {by}, {place.state}"
 
 
 def _rows(console: Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:

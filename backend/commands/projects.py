@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +15,9 @@ from backend.api_names import ML_PATH, USER
 from backend.commands.opened import JsonOption, ProjectOption, opened, show
 from backend.store import images, masks, projects
 from backend.store.secrets import KeyRing
+from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import NotFound
+from mpamatch.files.prompts import class_texts, own_texts
 
 app = typer.Typer(help="Projects.", no_args_is_help=True)
 
@@ -66,6 +70,48 @@ def access(project: ProjectOption = None, as_json: JsonOption = False) -> None:
         return
     for name, value in told.items():
         print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command("prompts")
+def prompts(
+    file: Annotated[
+        Path | None, typer.Argument(help="texts of your own for every class (docs/text.md); without: show what is used")
+    ] = None,
+    shipped: Annotated[bool, typer.Option("--shipped", help="go back to the texts that come with the product")] = False,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say in words what the classes of a project are: runs that open from now on train on these texts."""
+    if file is not None and shipped:
+        raise typer.BadParameter("give a file or --shipped, not both", param_hint="--shipped")
+    with opened() as here, here.database.transaction() as session:
+        row = projects.choose(session, project)
+        classes, policy = projects.classes_of(row), projects.policy_of(row)
+        recipe = Recipe.for_profile(policy.train_profile, policy.train_method)
+        before = [one.prompts for one in classes.classes]
+        texts = before
+        if file is not None:
+            texts = list(own_texts(classes.names, recipe.prompts, file))
+        elif shipped:
+            texts = [()] * classes.count
+        if texts != before:
+            projects.change_texts(session, row, texts, actor="operator")
+        known = class_texts(classes.names, recipe.prompts, dataset=None)
+        found: dict[str, Any] = {
+            "project": row.key,
+            "classes": {n: list(own or one) for n, own, one in zip(classes.names, texts, known, strict=True)},
+            "own": any(texts),
+            "read": recipe.uses_text_prototypes,
+            "written": texts != before,
+        }
+    if not found["read"]:
+        print(f"note: runs train by {recipe.method}, which reads no texts: mpamatch runs rules", file=sys.stderr)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    print(f"{found['project']}: {'own' if any(texts) else 'shipped'} texts{' (set)' if found['written'] else ''}")
+    for name, of_class in found["classes"].items():
+        print(f"  {name}: {' | '.join(of_class)}")
 
 
 @app.callback()

@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from backend.actions.answer_tile import Answer, answer_tile, drafts, leave_out, take_back, use_draft
+from backend.actions.export_queue import begin_export, image_exports, written
+from backend.actions.see_progress import see_progress
 from backend.clock import utc_now
 from backend.commands.opened import JsonOption, ProjectOption, opened, show
+from backend.commands.queue_rules import rules
 from backend.store import leases, projects, queue
-from mpamatch.errors import BadInput
+from backend.store.tables import Annotation as AnnotationRow
+from mpamatch.errors import BadInput, Conflict, NotFound
+from mpamatch.files.whole_files import write_pieces
 
 app = typer.Typer(help="The ranked queue.", no_args_is_help=True)
+app.command("rules")(rules)
+
+
+class Scope(StrEnum):
+    """What of a tile an answer is about, in the words of Label Studio's page."""
+
+    whole_tile = "whole tile"
+    only_the_boxes = "only the boxes"
+    artefact = "artefact"
+    cannot_tell = "cannot tell"
+
+
+class Form(StrEnum):
+    """What the order is written as."""
+
+    csv = "csv"
+    geojson = "geojson"
 
 
 @app.command("list")
@@ -62,7 +88,41 @@ def take_next(
             }
             for entry in taken
         ]
+        waiting = None if taken else leases.waiting(session, projects.choose(session, project))
+    if waiting is not None:
+        print(f"note: {_nothing_to_take(waiting)}", file=sys.stderr)
     show(rows, ("tile_id", "attempt", "held_until", "rank", "why"), as_json=as_json, title="taken")
+
+
+def _nothing_to_take(waiting: leases.Waiting) -> str:
+    if waiting.in_label_studio:
+        head = f"{waiting.in_label_studio} of the tiles that wait stand in Label Studio"
+        return f"{head}, and nobody else gets these; a smaller head (mpamatch queue rules --head-size) leaves more here"
+    if waiting.held:
+        return "each tile that waits is held by somebody; it comes back when its time is over"
+    return "no tile waits"
+
+
+@app.command("renew")
+def renew(
+    tile_id: TileArgument,
+    attempt: AttemptOption,
+    holder: HolderOption = "operator",
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a tile longer: from now on as long as when it was taken."""
+    with opened() as here, here.database.transaction() as session:
+        row = leases.renew(
+            session,
+            projects.choose(session, project).id,
+            tile_id,
+            holder=f"command:{holder}",
+            attempt=attempt,
+            now=utc_now(),
+            lease_s=here.settings.entry_lease_s,
+        )
+    _say({"tile_id": row.tile_id, "state": row.state, "held_until": row.lease_until}, as_json)
 
 
 @app.command("release")
@@ -83,7 +143,7 @@ def release(
             attempt=attempt,
             now=utc_now(),
         )
-    _say(row.tile_id, row.state, as_json)
+    _say({"tile_id": row.tile_id, "state": row.state}, as_json)
 
 
 @app.command("skip")
@@ -100,17 +160,158 @@ def skip(
     if not reason or len(reason) > 500 or not reason.isprintable():
         raise BadInput("reason", "is empty, longer than 500 characters or not printable", "say in a line why")
     with opened() as here, here.database.transaction() as session:
-        row = leases.skip(
+        row = leave_out(
             session,
-            projects.choose(session, project).id,
+            here.blobs,
+            projects.choose(session, project),
             tile_id,
             holder=f"command:{holder}",
             attempt=attempt,
             reason=reason,
             now=utc_now(),
         )
-    _say(row.tile_id, row.state, as_json)
+    _say({"tile_id": row.tile_id, "state": row.state}, as_json)
 
 
-def _say(tile_id: int, state: str, as_json: bool) -> None:
-    print(json.dumps({"tile_id": tile_id, "state": state}) if as_json else f"tile {tile_id}: {state}")
+@app.command("submit")
+def submit(
+    tile_id: TileArgument,
+    attempt: AttemptOption,
+    scope: Annotated[
+        Scope, typer.Option(help="what the answer is about; a mask is needed for `whole tile` and `only the boxes`")
+    ] = Scope.whole_tile,
+    mask: Annotated[
+        Path | None, typer.Option(help="PNG of class ids of the picture's size, 255 where nothing is said")
+    ] = None,
+    shown: Annotated[str | None, typer.Option(help="model version whose suggestion the mask was drawn on")] = None,
+    holder: HolderOption = "operator",
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a tile: its mask, that it is an artefact, or that you cannot tell. A late answer is kept as a draft."""
+    answer = Answer(scope.value, None if mask is None else _read(mask), shown)
+    with opened() as here:
+        with here.database.transaction() as session:
+            row = answer_tile(
+                session,
+                here.blobs,
+                projects.choose(session, project),
+                tile_id,
+                answer,
+                holder=f"command:{holder}",
+                attempt=attempt,
+                now=utc_now(),
+            )
+        here.wakeups.sync(row.project_id)
+    if row.state == "draft":
+        problem = f"{row.problem}: your answer is kept as draft {row.id} and does not count"
+        raise Conflict(f"tile {tile_id}", problem, f"to let it count: mpamatch queue use-draft {row.id}")
+    _say(_answered(row), as_json)
+
+
+@app.command("drafts")
+def list_drafts(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    """Answers that came too late and wait for a decision."""
+    with opened() as here, here.database.transaction() as session:
+        rows = [_answered(row) for row in drafts(session, projects.choose(session, project))]
+    show(rows, ("draft", "tile_id", "scope", "by", "submitted_at", "why"), as_json=as_json, title="drafts")
+
+
+@app.command("use-draft")
+def use(
+    draft: Annotated[int, typer.Argument(min=1, help="number of the draft")],
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a draft count after all, as the newest word on its tile."""
+    with opened() as here:
+        with here.database.transaction() as session:
+            chosen = projects.choose(session, project)
+            row = use_draft(session, here.blobs, chosen, draft, actor="command:operator", now=utc_now())
+        here.wakeups.sync(row.project_id)
+    _say(_answered(row), as_json)
+
+
+@app.command("take-back")
+def take_back_answer(
+    answer: Annotated[int, typer.Argument(min=1, help="number that `queue submit` printed, or of a draft")],
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take an answer back: its mask counts no more, an artefact is none any more, its tile is asked for again."""
+    with opened() as here:
+        with here.database.transaction() as session:
+            chosen = projects.choose(session, project)
+            row = take_back(session, here.blobs, chosen, answer, actor="command:operator", now=utc_now())
+        here.wakeups.sync(row.project_id)
+    _say(_answered(row), as_json)
+
+
+@app.command("progress")
+def progress(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    """How far the labelling is: what waits, what was answered, how much of it today, and by whom."""
+    with opened() as here, here.database.transaction() as session:
+        seen = see_progress(session, projects.choose(session, project), now=utc_now())
+    told = dataclasses.asdict(seen)
+    if as_json:
+        print(json.dumps(told, default=str))
+        return
+    by = told.pop("by")
+    show([told], tuple(told), as_json=False, title="progress")
+    people = [{**one, "who": one["holder"] or f"annotator {one['annotator']}"} for one in by]
+    show(people, ("who", "labelled", "skipped", "today", "last_at"), as_json=False, title="by whom")
+
+
+@app.command("export")
+def export(
+    out: Annotated[Path, typer.Argument(help="file to write (CSV), or folder for one file per image (GeoJSON)")],
+    form: Annotated[Form, typer.Option("--format", help="a line per region, or QuPath's objects")] = Form.csv,
+    every_state: Annotated[bool, typer.Option("--all", help="what was labelled or left out too")] = False,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the order with its regions in level-0 pixels, their factors, reasons and rank. Files are replaced."""
+    with opened() as here:
+        with here.database.transaction() as session:
+            project_id = projects.choose(session, project).id
+        begun = begin_export(here.database, project_id, every_state=every_state)
+        exports = [(out, begun)]
+        if form is Form.geojson:
+            exports = [(out / f"{name}.geojson", one) for name, one in image_exports(here.database, begun)]
+        for path, one in exports:
+            write_pieces(path, written(here.database, one, form.value))
+    files = [str(path) for path, _ in exports]
+    if as_json:
+        print(json.dumps({"files": files, "generation": begun.generation}))
+    else:
+        print(f"{len(files)} files under {out}" if form is Form.geojson else f"written to {out}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotFound(str(path), f"cannot be read ({error.strerror})", "name a PNG of class ids") from error
+
+
+def _answered(row: AnnotationRow) -> dict[str, Any]:
+    return {
+        "draft" if row.state == "draft" else "annotation": row.id,
+        "tile_id": row.tile_id,
+        "state": row.state,
+        "scope": row.scope,
+        "by": row.holder,
+        "submitted_at": row.updated_at,
+        "why": row.problem,
+    }
+
+
+def _say(told: dict[str, Any], as_json: bool) -> None:
+    """About one tile: its state first, then what else there is to say."""
+    if as_json:
+        print(json.dumps(told, default=str))
+        return
+    rest = [
+        f"{name}: {value}" for name, value in told.items() if value is not None and name not in ("tile_id", "state")
+    ]
+    print("  ".join([f"tile {told['tile_id']}: {told['state']}", *rest]))

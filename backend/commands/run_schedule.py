@@ -1,4 +1,4 @@
-"""`mpamatch runs schedule` and `mpamatch runs rules`: when a project trains by itself, and what would happen now."""
+"""`mpamatch runs schedule` and `mpamatch runs rules`: when a project trains by itself and how, and what is due now."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from backend.store.tables import Project
 from mpamatch.domain.cron import Cron, utc_text
 from mpamatch.domain.policy import Policy
 from mpamatch.domain.quiet_hours import QuietHours
+from mpamatch.domain.recipe import METHODS, Recipe
 from mpamatch.domain.schedule import RetrainDecision, RetrainFacts, decide
 from mpamatch.domain.wall_clock import first_instant, zone_of
 from mpamatch.errors import BadInput
 
 NONE = "none"
+SHIPPED = "shipped"
 DryRun = Annotated[bool, typer.Option("--dry-run", help="write nothing; say what would happen when, and why")]
 
 
@@ -86,13 +88,19 @@ def rules(
     by_labels: Annotated[
         bool | None, typer.Option("--by-labels/--no-by-labels", help="whether changed tiles start runs at all")
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help=f"how runs train from now on: {', '.join(METHODS)}; {SHIPPED}: what comes with the product"),
+    ] = None,
     dry_run: DryRun = False,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train after labels: set how many changed tiles start a run, and after what pause; or show it."""
+    """Train after labels: set how many changed tiles start a run, after what pause, by which method; or show it."""
     given = {"retrain_after_tiles": after_tiles, "debounce_s": debounce_s, "retrain_by_labels": by_labels}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if method is not None:
+        changes["train_method"] = None if method == SHIPPED else method
     with opened() as here:
         with here.database.transaction() as session:
             row = projects.choose(session, project)
@@ -110,6 +118,7 @@ def rules(
         print(json.dumps(found, indent=2, default=str))
         return
     print(f"{row.key}: {_rules_words(found)}{' (dry run: nothing was written)' if dry_run else ''}")
+    print(f"runs train by {found['method']}{'' if found['method_chosen'] else ', the shipped method'}")
     print(_now_words(found["now"]))
 
 
@@ -192,6 +201,8 @@ def _rules(policy: Policy) -> dict[str, Any]:
         "by_labels": policy.retrain_by_labels,
         "after_tiles": policy.retrain_after_tiles,
         "debounce_s": policy.debounce_s,
+        "method": Recipe.for_profile(policy.train_profile, policy.train_method).method,
+        "method_chosen": policy.train_method is not None,
     }
 
 

@@ -12,6 +12,7 @@ from threading import Thread
 
 import pytest
 
+from backend import label_studio_turns
 from backend.credentials import ensure_credentials
 from backend.label_studio_server import (
     GUARDED_NETWORKS,
@@ -51,6 +52,15 @@ def test_a_foreign_label_studio_environment_does_not_reach_ours(tmp_path: Path) 
     assert environment["LABEL_STUDIO_PASSWORD"] != "p"
     assert "HEARTEX_X" not in environment
     assert environment["PATH"] == "/bin"
+
+
+def test_people_who_ask_for_the_next_task_take_turns_in_it(tmp_path: Path) -> None:
+    """What its interpreter reads at the start is there, before anything else of that name."""
+    made = studio(tmp_path)
+    made.prepare()
+    first, *others = made.environment({"PYTHONPATH": "/theirs"})["PYTHONPATH"].split(os.pathsep)
+    assert others == ["/theirs"]
+    assert (Path(first) / "sitecustomize.py").read_bytes() == Path(label_studio_turns.__file__).read_bytes()
 
 
 def test_sign_up_is_closed_tokens_work_and_nothing_calls_home(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_an_address_has_one_spelling(name: str, monkeypatch: pytest.MonkeyPatch)
         ("MPAMATCH_TAU", "2", "setting tau: input should be less than 1"),
         ("MPAMATCH_API_PORT", "many", "setting api_port: input should be a valid integer"),
         ("MPAMATCH_DEVICE", "abacus", "setting device: input should be 'auto'"),
+        ("MPAMATCH_TRAIN_METHOD", "guess", "setting train_method: input should be 'supervised'"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_setting(

@@ -10,21 +10,21 @@ import numpy as np
 
 from backend.actions.keep_prediction import keep_prediction
 from backend.actions.set_aside import give_up_model, set_aside_tile
-from backend.store import images, predictions, projects
+from backend.store import images, predictions, projects, returning
 from backend.store.predictions import DuePrediction
-from backend.store.tables import Tile
-from mpamatch.domain.regions import Region, find_regions
+from backend.store.tables import Mask, Tile
+from mpamatch.domain.classes import IGNORE
+from mpamatch.domain.looks import embeddings_of, regions_of
+from mpamatch.domain.regions import Region
 from mpamatch.errors import BadInput, MpamatchError, NotFound
 from mpamatch.files.images import read_image
+from mpamatch.files.rasters import decode_raster
 from workers.champion import LoadedModels
 from workers.parts import Parts
 
 LOG = logging.getLogger("mpamatch.predict")
 BATCH = 4
 TELL_EVERY_S = 3.0
-# The segmenters' heads answer on every second pixel; outlining finer would cost time and show nothing more.
-GRID = 2
-RIM_PX = 3.0
 
 
 def predict_due(parts: Parts, models: LoadedModels, *, stop: Callable[[], bool]) -> int:
@@ -68,11 +68,12 @@ def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
     with parts.database.transaction() as session:
         tile = session.get_one(Tile, job.tile_id)
         project = projects.get(session, tile.project_id)
-        tau = projects.policy_of(project).tau
-        class_count = projects.classes_of(project).count
+        policy, classes = projects.policy_of(project), projects.classes_of(project)
         um_per_px = images.tile_um_per_px(session, tile)
+        known = None if job.model_blob is None else returning.known_part(session, tile.id)
+    embeddings: np.ndarray | None = None
     if job.model_blob is None:
-        class_map, confidence, regions = _blank(tile, class_count)
+        class_map, confidence, regions = _blank(tile, classes.count)
     else:
         try:
             image = read_image(parts.blobs.get(job.png_blob))
@@ -81,18 +82,18 @@ def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
             return tile.project_id
         try:
             predictor = models.predictor(job.model_blob)
-            probabilities = predictor.predict(image, um_per_px=um_per_px)
+            look = predictor.look(image, um_per_px=um_per_px)
         except (BadInput, NotFound) as error:
             _give_up(parts, tile, job, error)
             return tile.project_id
-        class_map = probabilities.argmax(axis=0).astype(np.uint8)
-        confidence = probabilities.max(axis=0)
-        # A boundary is as wide as the model sees it: its rim is measured at the model's own scale.
-        rim_px = RIM_PX * predictor.reduction(image, um_per_px=um_per_px)
-        height_px, width_px = image.shape[:2]
-        regions = find_regions(
-            probabilities[:, ::GRID, ::GRID], tau, scale=float(GRID), size_px=(width_px, height_px), rim_px=rim_px
-        )
+        class_map = look.probabilities.argmax(axis=0).astype(np.uint8)
+        confidence = look.probabilities.max(axis=0)
+        tau = policy.taus(classes) or policy.tau
+        reviewed = None if known is None else _reviewed(parts, known, class_map.shape)
+        known = None if reviewed is None else known
+        reduction = predictor.reduction(image, um_per_px=um_per_px)
+        regions = regions_of(look, image, tau, reduction=reduction, reviewed=reviewed)
+        embeddings = embeddings_of(look, regions)
     keep_prediction(
         parts.database,
         parts.blobs,
@@ -101,9 +102,21 @@ def _predict_one(parts: Parts, models: LoadedModels, job: DuePrediction) -> int:
         class_map=class_map,
         confidence=confidence,
         regions=regions,
+        embeddings=embeddings,
+        known_mask_id=None if known is None else known.id,
     )
     _release(parts, tile)
     return tile.project_id
+
+
+def _reviewed(parts: Parts, known: Mask, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Where a tile is labelled, bool (H, W); None where its mask cannot be read, so that nobody is asked over it."""
+    try:
+        mask = decode_raster(parts.blobs.get(known.blob))
+    except (BadInput, NotFound) as error:
+        LOG.warning("tile=%s mask=%s cannot be read: %s", known.tile_id, known.id, error)
+        return None
+    return mask != IGNORE if mask.shape == shape else None
 
 
 def _set_aside(parts: Parts, tile: Tile, error: MpamatchError) -> None:

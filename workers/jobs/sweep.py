@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from backend.store import browsers, events, leases, predictions, projects, replies, runs
+from backend.store import browsers, events, leases, predictions, projects, replies, runs, second_looks
 from workers.parts import Parts, holder_alive
 
 LOG = logging.getLogger("mpamatch.sweep")
@@ -24,7 +24,7 @@ def sweep(parts: Parts) -> None:
         browsers.forget(session, opened_before=now - timedelta(hours=parts.settings.session_hours))
         project_ids = [p.id for p in projects.all_of(session)]
         train = runs.due(session, now=now)
-        predict = predictions.any_due(session, now=now)
+        predict = predictions.any_due(session, now=now) or second_looks.any_due(session, now=now)
     if freed:
         LOG.info("freed %s claims of dead workers", freed)
     for project_id in project_ids:

@@ -22,9 +22,10 @@ from backend.actions.open_run import open_run
 from backend.actions.push_tasks import HeadReconciler
 from backend.actions.rank_queue import rank_queue
 from backend.actions.take_in_uploads import take_in_uploads
+from backend.actions.tally_labels import tally_labels
 from backend.actions.watch_classes import watch_classes
 from backend.labelstudio.client import LabelStudioClient
-from backend.store import events, inbox, predictions, projects, runs, tasks
+from backend.store import events, inbox, predictions, projects, runs, second_looks, tasks
 from backend.store.annotations import ids_by_task
 from backend.store.tables import Annotation, Inbox, Project
 from mpamatch.errors import MpamatchError, NotFound, Unavailable
@@ -36,6 +37,7 @@ SYNC_LOCK = 7_213_002
 CURSOR_OVERLAP = timedelta(minutes=2)
 MAX_PASSES = 5
 INBOX_BATCH, INBOX_BATCHES = 500, 20
+TALLIES = 50
 
 
 def sync_project(parts: Parts, project_id: int, *, full: bool) -> None:
@@ -69,7 +71,8 @@ def _stages(parts: Parts, client: LabelStudioClient | None, project: Project, *,
         there = client
         moved |= _asking(parts, "labels", project_id, lambda: _labels_in(parts, there, project, full=full), failed)
     moved |= _stage("verdict", project_id, lambda: _judge(parts, project_id))
-    moved |= _stage("ranking", project_id, lambda: rank_queue(parts.database, project_id))
+    moved |= _stage("second looks", project_id, lambda: _settle_second_looks(parts, project_id))
+    moved |= _stage("ranking", project_id, lambda: rank_queue(parts.database, project_id, blobs=parts.blobs))
     answers = client is not None and not parts.patience.resting(project_id, now=parts.now())
     if client is not None and answers and (full or moved or _head_is_due(parts, project_id)):
         there = client
@@ -79,12 +82,14 @@ def _stages(parts: Parts, client: LabelStudioClient | None, project: Project, *,
     elif client is not None and full:
         parts.signs.synced(project_id, now=parts.now())
     _stage("run", project_id, lambda: _open_run(parts, project_id))
+    _stage("tallies", project_id, lambda: _tally(parts, project_id))
     _stage("audit log", project_id, lambda: seal_events(parts, project_id))
     with parts.database.transaction() as session:
         project = projects.get(session, project_id)
-        if project.champion_id and predictions.missing_for(
+        missing = project.champion_id and predictions.missing_for(
             session, project_id, project.champion_id, live_tasks_only=False
-        ):
+        )
+        if missing or (moved and second_looks.any_due(session, now=parts.now())):
             parts.wakeups.predict()
     return moved
 
@@ -128,6 +133,12 @@ def seal_events(parts: Parts, project_id: int | None) -> bool:
     """Chain what was recorded since the last look; here, since a chain inside each move would make all moves wait."""
     with parts.database.transaction() as session:
         events.seal(session, project_id)
+    return False
+
+
+def _tally(parts: Parts, project_id: int) -> bool:
+    """A second or two of counting; what is left waits for the next look, so that labels need not wait for it."""
+    tally_labels(parts.database, parts.blobs, project_id, limit=TALLIES)
     return False
 
 
@@ -226,7 +237,7 @@ def _tasks_named(parts: Parts, project_id: int, payload: dict[str, Any]) -> set[
                 Annotation.project_id == project_id, Annotation.ls_annotation_id.in_(ids)
             )
         )
-        return named | set(rows)
+        return named | {number for number in rows if number is not None}
 
 
 def _dicts(value: Any) -> Iterable[dict[str, Any]]:
@@ -351,6 +362,12 @@ def _judge(parts: Parts, project_id: int) -> bool:
     LOG.info("project=%s run=%s candidate %s: %s", project_id, run.number, word, "; ".join(verdict.reasons))
     parts.wakeups.predict()
     return True
+
+
+def _settle_second_looks(parts: Parts, project_id: int) -> bool:
+    """Before the ranking, which then takes them in: whoever syncs a project is the only one who ranks it."""
+    with parts.database.transaction() as session:
+        return second_looks.settle(session, project_id)
 
 
 def _head_is_due(parts: Parts, project_id: int) -> bool:

@@ -158,7 +158,7 @@ def _write_run_folder(parts: Parts, run: Run, folder: Path) -> None:
     snapshot = json.loads(parts.blobs.get(run.snapshot_blob))
     with parts.database.transaction() as session:
         project = projects.get(session, run.project_id)
-        classes, seed = project.classes, project.seed
+        classes, seed = snapshot.get("classes", project.classes), project.seed
         start = None if snapshot["start_model"] is None else session.get_one(Model, snapshot["start_model"])
     start_folder, encoder_blob = None, snapshot.get("encoder_blob")
     blob = encoder_blob if start is None else start.blob

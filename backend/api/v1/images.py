@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.actions.show_tile import link
+from backend.actions.show_tile import class_map_of, link, read_shown
 from backend.api.bearer import Viewer
 from backend.api.parts import parts_of
 from backend.api.v1.problems import READS
@@ -19,6 +19,7 @@ from backend.store import images
 from backend.store.images import tile_split
 from backend.store.tables import Image, Project, Tile
 from mpamatch.errors import NotFound
+from mpamatch.files.rasters import encode_raster
 
 router = APIRouter(prefix="/api/v1/projects/{key}", tags=["images"], responses=READS)
 
@@ -133,6 +134,30 @@ def show_tile(request: Request, caller: Viewer, key: ProjectKey, tile_id: PathId
         shape = _tile(row, row.split or session.get_one(Image, row.image_id).split)
     picture = link(parts.keys, parts.settings.api_address, row.id, utc_now() + PICTURE_LIFE, purpose="look")
     return TileDetail(**shape.model_dump(), picture=picture)
+
+
+@router.get(
+    "/tiles/{tile_id}/suggestion.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}, "description": "Class ids, 8-bit grey, of the picture's size"}},
+)
+def suggestion(
+    request: Request,
+    caller: Viewer,
+    key: ProjectKey,
+    tile_id: PathId,
+    model_version: Annotated[str, Query(pattern=r"^[!-~]{1,100}$", description="as a lease names it")],
+) -> Response:
+    """What a model says of a tile, to draw on. 404 where it has said nothing, and for audit tiles, which are drawn
+    blind."""
+    parts = parts_of(request)
+    with parts.database.transaction() as session:
+        project = caller.project(session, key)
+        tile_of(session, project, tile_id)
+        shown = read_shown(session, project, model_version, [tile_id]).get(tile_id)
+    if shown is None or shown.class_blob is None:
+        raise NotFound(f"tile {tile_id}", "has no suggestion of this model to show", "draw it from nothing")
+    return Response(encode_raster(class_map_of(parts.blobs, shown)), media_type="image/png")
 
 
 def tile_of(session: Session, project: Project, tile_id: int) -> Tile:

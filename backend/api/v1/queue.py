@@ -1,7 +1,8 @@
 """The queue: looking at it, and taking tiles from it for a while.
 
 What Label Studio shows is never given out here, and what is given out here is not shown there: one tile is with one
-person. Who gives a tile back, skips or renews it names the ``attempt`` of the lease: a late one is a conflict.
+person. Who gives a tile back, skips or renews it names the ``attempt`` of the lease: a late one is a conflict. What
+people say of a tile comes in at `answers`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
@@ -16,7 +18,8 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.actions.show_tile import link
+from backend.actions import show_tile
+from backend.actions.answer_tile import leave_out
 from backend.api.bearer import Annotator, Caller, Viewer
 from backend.api.parts import Parts, parts_of
 from backend.api.v1.images import tile_of
@@ -24,9 +27,10 @@ from backend.api.v1.problems import WRITES, problems
 from backend.api.v1.shapes import MAX_ID, Body, Line, Page, Paging, PathId, ProjectKey, Shape, cursor_of
 from backend.api.v1.writes import IdempotencyKey, once
 from backend.clock import utc_now
-from backend.store import leases
+from backend.store import leases, projects
 from backend.store.images import shown_name, tile_split
 from backend.store.tables import Image, Project, QueueEntry, Tile
+from mpamatch.domain.candidates import Stratum
 from mpamatch.errors import Conflict
 
 router = APIRouter(prefix="/api/v1/projects/{key}/queue", tags=["queue"])
@@ -47,11 +51,27 @@ class EntryShape(Shape):
     held_until: datetime | None
 
 
+class RegionShape(Shape):
+    """A box around pixels that the model is unsure of, in pixels of the picture, and what the model says of them."""
+
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+    area_px: int
+    mean_confidence: float
+    uncertainty: float
+    margin: float
+    impurity: float
+    disagreement: float
+
+
 class LeaseShape(Shape):
-    """A tile that is yours until ``held_until``. Name ``attempt`` when you renew, release or skip it.
+    """A tile that is yours until ``held_until``. Name ``attempt`` when you renew, release, skip or submit it.
 
     Its box is in level-0 pixels of its image, as in a tile; ``picture_width_px`` and ``picture_height_px`` are those of
-    the picture, and of the mask to draw on it.
+    the picture, and of the mask to draw on it. ``suggestion``: where this token gets what ``model_version`` says of it;
+    both are None, and there are no regions, where nothing may be shown or is known.
     """
 
     tile_id: int
@@ -69,6 +89,9 @@ class LeaseShape(Shape):
     picture_width_px: int
     picture_height_px: int
     picture: str
+    regions: list[RegionShape]
+    model_version: str | None
+    suggestion: str | None
 
 
 class Leases(Shape):
@@ -97,14 +120,15 @@ class SkipBody(AttemptBody):
 
 class QueueFilters(Paging):
     state: Literal["open", "leased", "done", "skipped"] | None = None
-    stratum: Literal["score", "exploration", "audit", "cold"] | None = None
+    stratum: Stratum | None = None
 
 
 @router.get("", responses=problems(404, 409))
 def list_queue(
     request: Request, caller: Viewer, key: ProjectKey, filters: Annotated[QueueFilters, Query()]
 ) -> Page[EntryShape]:
-    """The live order. A page of an order that was replaced meanwhile is a conflict: begin again without a cursor."""
+    """The live order; the export has what was answered in earlier ones too. A page of an order that was replaced
+    meanwhile is a conflict: begin again without a cursor."""
     after = filters.after("queue", 2)
     with parts_of(request).database.transaction() as session:
         project = caller.project(session, key)
@@ -149,8 +173,11 @@ def take_next(
                 now=now,
                 lease_s=parts.settings.entry_lease_s,
             )
-            tiles = {t.id: t for t in session.scalars(select(Tile).where(Tile.id.in_([r.tile_id for r in rows])))}
-            return Leases(items=[_lease(parts, row, tiles[row.tile_id]) for row in rows])
+            ids = [row.tile_id for row in rows]
+            tiles = {t.id: t for t in session.scalars(select(Tile).where(Tile.id.in_(ids)))}
+            version = projects.champion(session, project).version
+            shown = show_tile.read_shown(session, project, version, ids, every_region=True)
+            return Leases(items=[_lease(parts, key, r, tiles[r.tile_id], shown.get(r.tile_id), version) for r in rows])
 
         return once(session, request, caller, idempotency_key, body, act, now=now)
 
@@ -202,12 +229,13 @@ def skip(
     body: SkipBody,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """Leave it out of the queue, for everybody, with your reason; a new order leaves it out too."""
+    """Leave it out of the queue, for everybody, with your reason; a new order leaves it out too. It never trains."""
     now = utc_now()
 
     def act(session: Session, project: Project) -> QueueEntry:
-        return leases.skip(
-            session, project.id, tile_id, holder=caller.actor, attempt=body.attempt, now=now, reason=body.reason
+        blobs, reason = parts_of(request).blobs, body.reason
+        return leave_out(
+            session, blobs, project, tile_id, holder=caller.actor, attempt=body.attempt, now=now, reason=reason
         )
 
     return _moved(request, caller, key, tile_id, body, idempotency_key, act, now=now)
@@ -246,8 +274,12 @@ def _entry(row: QueueEntry, image: Image, split: str) -> EntryShape:
     )
 
 
-def _lease(parts: Parts, row: QueueEntry, tile: Tile) -> LeaseShape:
+def _lease(
+    parts: Parts, key: str, row: QueueEntry, tile: Tile, shown: show_tile.Shown | None, version: str
+) -> LeaseShape:
     assert row.lease_until is not None
+    address, suggested = parts.settings.api_address, shown is not None and shown.class_blob is not None
+    suggestion = f"{address}/api/v1/projects/{key}/tiles/{tile.id}/suggestion.png?model_version={quote(version)}"
     picture_width_px, picture_height_px = tile.size_px
     return LeaseShape(
         tile_id=row.tile_id,
@@ -264,7 +296,10 @@ def _lease(parts: Parts, row: QueueEntry, tile: Tile) -> LeaseShape:
         scale=tile.scale,
         picture_width_px=picture_width_px,
         picture_height_px=picture_height_px,
-        picture=link(parts.keys, parts.settings.api_address, tile.id, row.lease_until, purpose="look"),
+        picture=show_tile.link(parts.keys, address, tile.id, row.lease_until, purpose="look"),
+        regions=[RegionShape.model_validate(region) for region in shown.regions] if shown is not None else [],
+        model_version=version if suggested else None,
+        suggestion=suggestion if suggested else None,
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Header
 from fastapi.responses import JSONResponse
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from backend.api.bearer import Caller
+from backend.api.v1.shapes import Shape
 from backend.store import replies
 
 IdempotencyKey = Annotated[
@@ -24,6 +25,18 @@ IdempotencyKey = Annotated[
         description="a new value for each write; the same write sent again with it is answered as before, for a day",
     ),
 ]
+
+
+class Conflicting(Shape):
+    """A refusal after which something was kept all the same: a problem document that names it."""
+
+    type: str = "about:blank"
+    title: str = "Conflict"
+    status: int = 409
+    detail: str
+    item: str
+    remedy: str
+    draft: int
 
 
 def once(
@@ -37,9 +50,13 @@ def once(
     now: datetime,
     status: int = 200,
 ) -> JSONResponse:
-    """Do it and answer, or answer what was answered before. One transaction: ``session`` must be its own."""
+    """Do it and answer, or answer what was answered before. One transaction: ``session`` must be its own.
+
+    What ``act`` raises is undone; a ``Conflicting`` that it returns is answered and what it did stays.
+    """
     if key is None:
-        return JSONResponse(act().model_dump(mode="json"), status_code=status)
+        answer = act()
+        return _answer(answer.model_dump(mode="json"), _status(answer, status), {})
     said = "" if body is None else json.dumps(body.model_dump(mode="json"), sort_keys=True)
     digest = hashlib.sha256(f"{request.method} {request.url.path}\n{said}".encode()).digest()
     row, first = replies.take(
@@ -50,6 +67,16 @@ def once(
         now=now,
     )
     if first:
-        replies.keep(row, status, act().model_dump(mode="json"))
+        answer = act()
+        replies.keep(row, _status(answer, status), answer.model_dump(mode="json"))
     assert row.status is not None  # who came second waited for the first one's transaction
-    return JSONResponse(row.body, status_code=row.status, headers={} if first else {"Idempotent-Replayed": "true"})
+    return _answer(row.body, row.status, {} if first else {"Idempotent-Replayed": "true"})
+
+
+def _status(answer: BaseModel, status: int) -> int:
+    return answer.status if isinstance(answer, Conflicting) else status
+
+
+def _answer(body: Any, status: int, headers: dict[str, str]) -> JSONResponse:
+    kind = "application/json" if status < 400 else "application/problem+json"
+    return JSONResponse(body, status_code=status, headers=headers, media_type=kind)

@@ -11,8 +11,8 @@ from backend.actions.adopt_task import adopt_task
 from backend.actions.collect_annotation import collect_task, mark_removed
 from backend.actions.rank_queue import rank_queue
 from backend.labelstudio.results import class_map_to_result, scope_item
-from backend.store import masks, predictions, projects, queue
-from backend.store.tables import Annotation, Mask, Task, Tile
+from backend.store import leases, masks, predictions, projects, queue
+from backend.store.tables import Annotation, Event, Mask, Task, Tile
 from mpamatch.domain.classes import ClassSet
 from mpamatch.files.rasters import decode_raster
 from tests.builders import Installation, add_model, disc, installation, predict_all
@@ -202,12 +202,67 @@ def test_an_artefact_taken_back_returns_its_tile(made: Installation, how: str) -
     after = {
         "changed": [_annotation(made, disc(), **later)],
         "deleted": [],
-        "skipped": [_annotation(made, disc(), scope="artefact", was_cancelled=True, **later)],
+        "skipped": [_annotation(made, disc(), was_cancelled=True, **later)],
     }
     _read(made, *after[how])
     with made.database.transaction() as session:
         assert session.get_one(Tile, _tile(made).id).state == "ready"
         assert len(masks.current(session, made.project_id)) == (1 if how == "changed" else 0)
+
+
+def _tile_state(made: Installation) -> str:
+    with made.database.transaction() as session:
+        return session.get_one(Tile, _tile(made).id).state
+
+
+def test_who_skips_and_says_artefact_is_heard_and_teaches_nothing(made: Installation) -> None:
+    _read(made, _annotation(made, disc(), scope="artefact", was_cancelled=True))
+    assert (_tile_state(made), _entry_state(made), _masks(made)) == ("artefact", "skipped", [])
+    _read(made)  # the skip is taken back
+    assert (_tile_state(made), _entry_state(made)) == ("ready", "leased")
+
+
+def test_a_plain_skip_by_another_takes_no_artefact_back(made: Installation) -> None:
+    marked = _annotation(made, disc(), scope="artefact")
+    skip = _annotation(made, disc(), was_cancelled=True, number=8, updated_at="2026-03-01T11:00:00Z")
+    _read(made, marked, skip)
+    assert _tile_state(made) == "artefact"
+    _read(made, skip)
+    assert _tile_state(made) == "ready"
+
+
+def test_an_artefact_taken_back_leaves_what_another_said_before(made: Installation) -> None:
+    drawn = _annotation(made, disc(x=20))
+    _read(made, drawn, _annotation(made, disc(), scope="artefact", number=8, updated_at="2026-03-01T11:00:00Z"))
+    assert _tile_state(made) == "artefact"
+    _read(made, drawn)
+    assert _tile_state(made) == "ready"
+    with made.database.transaction() as session:
+        (counting,) = masks.current(session, made.project_id)
+    assert (decode_raster(made.blobs.get(counting.blob)) == disc(x=20)).all()
+
+
+def test_the_second_annotation_of_a_tile_is_said(made: Installation) -> None:
+    first, second = _annotation(made, disc(x=20)), _annotation(made, disc(x=40), number=8)
+    _read(made, first)
+    _read(made, first, second)
+    with made.database.transaction() as session:
+        rows = {a.ls_annotation_id: a.id for a in session.scalars(select(Annotation))}
+        told = {e.subject: e.after["beside"] for e in session.scalars(select(Event)) if e.what == "annotation present"}
+    assert told == {f"annotation:{rows[7]}": [], f"annotation:{rows[8]}": [rows[7]]}
+
+
+def test_a_task_that_turns_up_again_does_not_take_the_tile_from_who_holds_it(made: Installation) -> None:
+    tile = made.tiles("train")[1]
+    with made.database.transaction() as session:
+        queue.set_state(session, projects.get(session, made.project_id), [tile.id], "open")
+        entries = leases.claim(session, made.project_id, holder="a", count=50, now=NOW, lease_s=60)
+    assert tile.id in [e.tile_id for e in entries]
+    data = {"image": show_tile.link(made.keys, "http://127.0.0.1:9", tile.id, NOW), "tile_id": tile.id}
+    assert not adopt_task(made.database, made.project_id, {"id": 77, "data": data})
+    labelled = {"id": 77, "data": data, "annotations": [_annotation(made, disc())]}
+    assert adopt_task(made.database, made.project_id, labelled), "a label is never left out"
+    assert collect_task(made.database, made.blobs, made.project_id, labelled, now=NOW) == 1
 
 
 def test_a_lost_raster_of_ours_costs_no_label(made: Installation) -> None:

@@ -50,6 +50,13 @@ def test_a_new_project_serves_the_starter_where_it_fits_and_keeps_what_it_began_
     assert projects.policy_of(again).start == kept
 
 
+def test_a_new_project_trains_by_the_method_that_is_set(database_url: str, tmp_path: Path) -> None:
+    made = installation(database_url, tmp_path, train=0, audit=0)
+    settings = Settings(state=tmp_path, database_url=database_url, broker_url="x", train_method="supervised")
+    row = first_project.ensure_row(made.database, settings, "Biopsies", ["background", "tumour"], start="blank")
+    assert projects.policy_of(row).train_method == "supervised"
+
+
 def load_classes(folder: Path) -> list[str]:
     return [c["name"] for c in json.loads((folder / "config.json").read_text())["classes"]]
 

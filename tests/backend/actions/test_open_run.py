@@ -10,6 +10,7 @@ import pytest
 from backend.actions.open_run import facts_of, open_run
 from backend.store import masks, projects
 from mpamatch.domain.policy import Policy
+from mpamatch.domain.recipe import Recipe
 from mpamatch.domain.schedule import decide
 from mpamatch.domain.starting import Start
 from mpamatch.files.rasters import encode_raster
@@ -67,6 +68,19 @@ def test_a_first_run_without_a_model_begins_with_the_starters_encoder_where_the_
         assert made.blobs.get(snapshot["encoder_blob"]) == starter_archive(starter_classes())
     else:
         assert snapshot["encoder_blob"] is None
+
+
+@pytest.mark.parametrize("method", [None, "unimatch-ema", "supervised"])
+def test_a_run_trains_by_the_method_of_the_policy_else_by_the_shipped_one(
+    made: Installation, method: str | None
+) -> None:
+    for tile in made.tiles("train")[:2]:
+        _mask(made, tile.id, disc())
+    with made.database.transaction() as session:
+        projects.change_policy(session, projects.get(session, made.project_id), {"train_method": method}, actor="test")
+    run, decision = open_run(made.database, made.blobs, made.project_id, now=LATER)
+    assert run is not None, decision.reasons
+    assert run.recipe["method"] == (method or Recipe.for_profile("demo").method)
 
 
 def test_a_partly_reviewed_tile_is_in_both_streams_and_an_abstention_in_none(made: Installation) -> None:

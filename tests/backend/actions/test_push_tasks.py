@@ -8,24 +8,31 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
 from backend.actions.change_champion import promote
-from backend.actions.collect_annotation import mark_removed
+from backend.actions.collect_annotation import collect_task, mark_removed
+from backend.actions.keep_prediction import keep_prediction
 from backend.actions.push_tasks import HeadReconciler, PushReport
 from backend.actions.rank_queue import rank_queue
 from backend.clock import utc_now
 from backend.labelstudio.controls import Controls
-from backend.store import images, predictions, projects, queue, tasks
+from backend.store import images, masks, predictions, projects, queue, tasks
 from backend.store.annotations import ids_by_task
 from backend.store.tables import Annotation, Image, Model, Task
 from mpamatch.domain.policy import Policy
+from mpamatch.domain.regions import Region
+from mpamatch.domain.tiling import Box
 from mpamatch.errors import NotFound
-from tests.builders import Installation, add_model, installation, predict_all
+from mpamatch.files.rasters import decode_raster
+from tests.builders import Installation, add_model, disc, installation, predict_all
 
 pytestmark = pytest.mark.database
 LS_PROJECT, URL = 56, "http://127.0.0.1:9"
+# Uncertainty, margin, impurity, disagreement, class and confidence of a region.
+OUTSIDE = (0.5, 0.2, 0.3, 0.0, 1, 0.6)
 
 
 class Killed(BaseException):
@@ -417,6 +424,39 @@ def test_the_words_say_how_many_regions_have_no_box(made: Installation, region_c
         assert len(boxes) == 6
 
 
+def test_the_line_above_the_picture_says_why_in_words(made: Installation) -> None:
+    labelled, *others = (tile.id for tile in made.tiles("train"))
+    model = add_model(made, "m1")
+    outline = ((0.0, 0.0), (40.0, 0.0), (40.0, 31.2), (0.0, 31.2), (0.0, 0.0))
+    region = Region(Box(0, 0, 40, 32), (outline,), 1248, 0.7, 0.1, 0.1, 1.0, 1, 0.41)
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        projects.change_policy(session, project, {"exploration_share": 0.0}, actor="test")
+        row = session.get_one(Model, model.id)
+        promote(session, project, row, actor="test", now=utc_now(), provisional=False, why="")
+        for image in session.scalars(select(Image)):
+            image.um_per_px = 0.5
+        masks.append(session, tile_id=labelled, origin="annotated", blob=made.blobs.put(b"x"), reviewed_share=1.0)
+    for tile in made.tiles():
+        looks = [[1.0, 0.0] if tile.id == labelled else [0.0, 1.0]] * 2
+        keep_prediction(
+            made.database,
+            made.blobs,
+            tile_id=tile.id,
+            model_id=model.id,
+            class_map=disc(),
+            confidence=np.full((64, 64), 0.41, np.float32),
+            regions=(region,),
+            embeddings=np.array(looks),
+        )
+    assert rank_queue(made.database, made.project_id, blobs=made.blobs)
+    studio = Studio()
+    _reconcile(made, studio)
+    said = {t["data"]["why"] for t in studio.held.values() if t["data"]["tile_id"] in others}
+    words = "confidence 0.41 below 0.95 over 312 um2; head and prototypes disagree; unlike anything labelled"
+    assert said == {words, f"{words}; among the most doubtful of its class"}
+
+
 def test_without_a_control_for_boxes_none_are_counted(made: Installation) -> None:
     with made.database.transaction() as session:
         projects.get(session, made.project_id).ls_controls = Controls(review=False).to_json()
@@ -425,3 +465,184 @@ def test_without_a_control_for_boxes_none_are_counted(made: Installation) -> Non
     _reconcile(made, studio)
     assert studio.held
     assert not any("regions shown" in t["data"]["why"] for t in studio.held.values())
+
+
+def _answer_in_part(made: Installation, studio: Studio, version: str, number: int, updated: str) -> int:
+    """Somebody labels the first train task of a version inside its boxes and is collected; the tile."""
+    with made.database.transaction() as session:
+        rows = tasks.live(session, made.project_id)
+        audit = images.audit_tiles(session, [row.tile_id for row in rows])
+        row = next(row for row in rows if row.tile_id not in audit)
+    held = studio.held[row.ls_task_id]
+    held["labelled"] = True
+    (shown,) = (p for p in held["predictions"] if p["model_version"] == version)
+    held["annotations"] = [
+        {"id": number, "result": shown["result"], "updated_at": updated, "completed_by": 3, "was_cancelled": False}
+    ]
+    _collect(made, studio, row.ls_task_id)
+    return row.tile_id
+
+
+def _collect(made: Installation, studio: Studio, number: int) -> None:
+    collect_task(made.database, made.blobs, made.project_id, studio.task(number), now=utc_now())
+
+
+def _asked_again(made: Installation, studio: Studio) -> tuple[int, int, int]:
+    """A tile answered in part under one champion and shown anew under the next: tile, its first task, its second."""
+    _next_champion(made, "m1")
+    _reconcile(made, studio)
+    tile_id = _answer_in_part(made, studio, "m1", 7, "2026-03-01T10:00:00Z")
+    with made.database.transaction() as session:
+        first = tasks.of_tile(session, tile_id)
+        mask = masks.newest_counting(session, tile_id)
+    assert first is not None
+    assert mask is not None
+    assert 0 < mask.reviewed_share < 1
+    _reconcile(made, studio)
+    with made.database.transaction() as session:
+        assert tasks.tiles_with_one(session, made.project_id, [tile_id]) == frozenset(), "not under the same champion"
+        project = projects.get(session, made.project_id)
+        projects.change_policy(session, project, {"head_size": 10}, actor="test")
+    model = add_model(made, "m2")
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        promote(
+            session,
+            project,
+            session.get_one(Model, model.id),
+            actor="test",
+            now=utc_now(),
+            provisional=False,
+            why="",
+        )
+    region = Region(Box(40, 40, 20, 20), (((40.0, 40.0), (60.0, 40.0), (60.0, 60.0), (40.0, 40.0)),), 200, *OUTSIDE)
+    keep_prediction(
+        made.database,
+        made.blobs,
+        tile_id=tile_id,
+        model_id=model.id,
+        class_map=disc(x=48, y=48),
+        confidence=np.full((64, 64), 0.6, np.float32),
+        regions=(region,),
+        known_mask_id=mask.id,
+    )
+    predict_all(made, model)
+    assert rank_queue(made.database, made.project_id)
+    _reconcile(made, studio)
+    with made.database.transaction() as session:
+        second = tasks.of_tile(session, tile_id)
+    assert second is not None
+    assert second.state == "live"
+    assert second.ls_task_id != first.ls_task_id
+    assert first.ls_task_id in studio.held, "a label is never deleted"
+    return tile_id, first.ls_task_id, second.ls_task_id
+
+
+def _counting(made: Installation, tile_id: int) -> np.ndarray:
+    with made.database.transaction() as session:
+        mask = masks.newest_counting(session, tile_id)
+    assert mask is not None
+    return decode_raster(made.blobs.get(mask.blob))
+
+
+def _entry_state(made: Installation, tile_id: int) -> str | None:
+    with made.database.transaction() as session:
+        entry = queue.of_tiles(session, projects.get(session, made.project_id), [tile_id]).get(tile_id)
+    return None if entry is None else entry.state
+
+
+def _submit(made: Installation, studio: Studio, number: int, annotation: int, updated: str) -> None:
+    held = studio.held[number]
+    held["labelled"] = True
+    held["annotations"] = [
+        {
+            "id": annotation,
+            "result": held["predictions"][-1]["result"],
+            "updated_at": updated,
+            "completed_by": 4,
+            "was_cancelled": False,
+        }
+    ]
+    _collect(made, studio, number)
+
+
+def test_a_tile_answered_in_part_gets_a_second_task_under_the_next_champion_and_both_labels_count(
+    made: Installation,
+) -> None:
+    studio = Studio()
+    tile_id, first, second = _asked_again(made, studio)
+    before = _counting(made, tile_id)
+    _submit(made, studio, second, 8, "2026-03-02T10:00:00Z")
+    after = _counting(made, tile_id)
+    assert (after[before != 255] == before[before != 255]).all()
+    assert (after[40:60, 40:60] != 255).all()
+    assert (before[40:60, 40:60] == 255).any()
+    assert _entry_state(made, tile_id) == "done"
+    assert ids_by_task_of(made) == {first: {7}, second: {8}}
+    _reconcile(made, studio)
+    assert {first, second} <= set(studio.held)
+
+
+def ids_by_task_of(made: Installation) -> dict[int, set[int]]:
+    with made.database.transaction() as session:
+        return ids_by_task(session, made.project_id)
+
+
+def test_the_first_label_changed_while_the_second_task_waits_adds_to_it_and_ends_the_question(
+    made: Installation,
+) -> None:
+    studio = Studio()
+    tile_id, first, second = _asked_again(made, studio)
+    label = studio.held[first]["annotations"][0]
+    label["updated_at"] = "2026-03-03T10:00:00Z"
+    label["result"] = [item for item in label["result"] if item["from_name"] != "seg"]
+    before = _counting(made, tile_id)
+    _collect(made, studio, first)
+    changed = _counting(made, tile_id)
+    assert (changed[10:30, 10:30] == 0).all(), "the newest word on a pixel"
+    assert (before[10:30, 10:30] == 1).any()
+    assert _entry_state(made, tile_id) == "done", "this champion did not know that"
+    _reconcile(made, studio)
+    assert second not in studio.held
+    assert first in studio.held
+
+
+def test_the_first_label_deleted_while_the_second_task_waits_leaves_one_task(made: Installation) -> None:
+    studio = Studio()
+    tile_id, first, second = _asked_again(made, studio)
+    studio.held[first] |= {"annotations": [], "labelled": False}
+    _collect(made, studio, first)
+    _reconcile(made, studio)
+    assert second in studio.held
+    assert first not in studio.held
+    with made.database.transaction() as session:
+        assert tasks.tiles_with_one(session, made.project_id, [tile_id]) == {tile_id}
+        assert masks.newest_counting(session, tile_id) is None
+
+
+def test_the_second_label_deleted_lets_its_task_wait_again_and_the_first_label_count(made: Installation) -> None:
+    studio = Studio()
+    tile_id, _, second = _asked_again(made, studio)
+    before = _counting(made, tile_id)
+    _submit(made, studio, second, 8, "2026-03-02T10:00:00Z")
+    studio.held[second] |= {"annotations": [], "labelled": False}
+    _collect(made, studio, second)
+    assert (_counting(made, tile_id) == before).all()
+    assert _entry_state(made, tile_id) == "leased"
+    _reconcile(made, studio)
+    assert second in studio.held
+
+
+def test_a_second_task_whose_import_was_never_written_down_is_adopted(made: Installation) -> None:
+    studio = Studio()
+    tile_id, _, second = _asked_again(made, studio)
+    with made.database.transaction() as session:
+        row = tasks.of_tile(session, tile_id)
+        assert row is not None
+        session.delete(row)
+    _reconcile(made, studio)
+    assert second in studio.held
+    with made.database.transaction() as session:
+        row = tasks.of_tile(session, tile_id)
+    assert row is not None
+    assert (row.ls_task_id, row.state) == (second, "live")

@@ -63,7 +63,8 @@ def ranked(database_url: str, folder: Path, title: str) -> Installation:
 def api(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Api]:
     state = tmp_path / "state"
     mine, theirs = ranked(database_url, state, "Mine"), ranked(database_url, state, "Theirs")
-    settings = Settings(state=state, database_url=database_url, broker_url=redis_url)
+    # A test client reads an answer to its end: a stream of events must have one.
+    settings = Settings(state=state, database_url=database_url, broker_url=redis_url, event_stream_s=0.01)
     site = create_site(settings)
     with ExitStack() as stack:
         stack.enter_context(TestClient(site, base_url=BASE))  # opens and closes what the others share

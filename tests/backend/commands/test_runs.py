@@ -15,6 +15,7 @@ from backend.store import projects, runs
 from backend.store.tables import Event, Model, Run, Schedule
 from mpamatch.cli import main
 from mpamatch.domain.policy import Policy
+from mpamatch.domain.recipe import Recipe
 from tests.builders import Installation, installation
 
 pytestmark = pytest.mark.database
@@ -119,6 +120,23 @@ def test_the_rules_of_labels_are_tried_and_changed(made: Installation, call: Any
     assert call("rules", "--after-tiles", "0")[0] == 1
 
 
+def test_another_method_is_chosen_for_the_runs_of_a_project_and_given_up_again(made: Installation, call: Any) -> None:
+    shipped = Recipe.for_profile("demo").method
+    assert f"runs train by {shipped}, the shipped method" in call("rules")[1]
+    assert "runs train by supervised\n" in call("rules", "--method", "supervised", "--dry-run")[1]
+    assert projects.policy_of(made.project()).train_method is None
+    found = json.loads(call("rules", "--method", "unimatch-ema", "--json")[1])
+    assert (found["method"], found["method_chosen"], found["written"]) == ("unimatch-ema", True, True)
+    assert _queued(made).recipe["method"] == "unimatch-ema"
+    code, out, err = call("rules", "--method", "guess")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "'guess': is unknown; one of supervised, " in err
+    assert projects.policy_of(made.project()).train_method == "unimatch-ema"
+    found = json.loads(call("rules", "--method", "shipped", "--json")[1])
+    assert (found["method"], found["method_chosen"]) == (shipped, False)
+    assert projects.policy_of(made.project()).train_method is None
+
+
 def test_a_request_that_cannot_be_met_yet_stands_and_says_what_is_missing(
     made: Installation, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +155,8 @@ def test_looking_on_ends_with_the_verdict_or_with_the_failure(
 
     def train() -> None:
         step = {"step": 5, "steps": 10, "losses": {"x": 0.5, "u": 0.25}, "eta_s": 3.0}
+        step["notes"] = ["as the last step told"]
+        step["pseudo_labels"] = {"step": 5, "accuracy": 0.9, "share": 0.5, "pixels": 100}
         _move(made, run, "training", progress=step)
 
     def judge() -> None:
@@ -161,8 +181,11 @@ def test_looking_on_ends_with_the_verdict_or_with_the_failure(
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "run 1: waits for the train worker"
-    assert "run 1: training, step 5 of 10, loss x 0.500 u 0.250, 3 s left" in lines
+    assert "run 1: training, step 5 of 10, loss x 0.500 u 0.250, 3 s left; as the last step told" in lines
     assert lines[-1] == f"run 1: done; {run.version} kept out: no better"
+    shown = json.loads(call("show", "--json")[1])
+    assert shown["notes"] == ["as the last step told"]
+    assert shown["pseudo_labels"]["accuracy"] == 0.9
     second = _queued(made)
     _move(made, second, "failed", problem="no memory")
     code, _, err = call("show", "--follow")

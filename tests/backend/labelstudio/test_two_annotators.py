@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import select
 
@@ -28,24 +25,6 @@ from tests.reliability.fault_log import FaultLog
 
 pytestmark = [pytest.mark.labelstudio, pytest.mark.database, pytest.mark.timeout(600)]
 CLASSES = ClassSet.from_names(["background", "gland"])
-
-
-def invited(server: RealLabelStudio, client: LabelStudioClient) -> str:
-    """Sign a second person up through the organization's link, which is the only way; returns their token."""
-    link = str(client._object("GET", "/api/invite")["invite_url"])
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=60, follow_redirects=True) as browser:
-        page = browser.get(link)
-        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
-        assert token is not None, page.text[:300]
-        fields = {
-            "csrfmiddlewaretoken": token[1],
-            "email": "second@example.com",
-            "password": secrets.token_urlsafe(12),
-            "allow_newsletters": "false",
-        }
-        answer = browser.post(link, data=fields, headers={"Referer": server.url})
-        assert answer.status_code == 200, answer.text[:300]
-        return str(browser.get("/api/current-user/token").json()["token"])
 
 
 def label(x: int) -> list[dict[str, Any]]:
@@ -71,7 +50,7 @@ def test_both_labels_of_one_task_are_kept_and_the_newest_counts(
     with LabelStudioClient(server.url, server.token) as first:
         project = int(first.create_project("two people", labelling_config(CLASSES), maximum_annotations=1)["id"])
         (task_id,) = first.import_tasks(project, [{"data": {"image": "/data/none.png", "why": "x"}}])
-        with LabelStudioClient(server.url, invited(server, first)) as second:
+        with LabelStudioClient(server.url, person.invite(first, server.url).token) as second:
             one = first.create_annotation(task_id, label(20), lead_time_s=5.0)
             late = second.create_annotation(task_id, label(40), lead_time_s=500.0)
         with made.database.transaction() as session:

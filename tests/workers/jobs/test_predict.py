@@ -11,7 +11,9 @@ from backend.clock import utc_now
 from backend.settings import Settings
 from backend.store import images, masks, predictions, projects, queue, runs
 from backend.store.tables import Event, Image, Model, Run, Tile
+from mpamatch.domain.looks import Look, embeddings_of, regions_of
 from mpamatch.errors import NotFound
+from mpamatch.files.images import read_image
 from tests.builders import Installation, add_images, add_model, installation
 from workers.jobs.predict import BATCH, predict_due
 from workers.parts import Parts
@@ -31,14 +33,20 @@ class Silent:
 
 
 class Sure:
-    """A model that says background everywhere."""
+    """A model that says background everywhere, and is in two minds about the middle where ``doubt`` says so."""
+
+    doubt = False
 
     def reduction(self, image: np.ndarray, um_per_px: float | None = None) -> float:
         return 1.0
 
-    def predict(self, image: np.ndarray, um_per_px: float | None = None) -> np.ndarray:
+    def look(self, image: np.ndarray, um_per_px: float | None = None) -> Look:
         height, width = image.shape[:2]
-        return np.stack([np.full((height, width), 0.99, np.float32), np.full((height, width), 0.01, np.float32)])
+        shares = np.stack([np.full((height, width), 0.99, np.float32), np.full((height, width), 0.01, np.float32)])
+        if self.doubt:
+            shares[:, 20:40, 20:40] = 0.5
+        tokens = image[:48:16, :48:16].transpose(2, 0, 1).astype(np.float32)
+        return Look(shares, tokens)
 
 
 class Models:
@@ -104,6 +112,60 @@ def test_a_picture_that_cannot_be_read_is_set_aside_and_the_rest_is_ranked(made:
     with made.database.transaction() as session:
         listed = queue.listing(session, projects.get(session, made.project_id), 100)
     assert tile.id in {e.tile_id for e in listed}
+
+
+def test_a_prediction_is_kept_with_its_regions_and_what_they_look_like(
+    made: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sure, "doubt", True)
+    _predict(made)
+    tiles = made.tiles()
+    with made.database.transaction() as session:
+        champion = projects.champion(session, projects.get(session, made.project_id))
+        named = predictions.embedding_blobs(session, champion.id, [t.id for t in tiles[:3]])
+        rows = {t.id: predictions.of(session, t.id, champion.id) for t in tiles[:3]}
+        regions = predictions.regions_of(session, [row.id for row in rows.values() if row is not None])
+    assert set(named) == {t.id for t in tiles[:3]}
+    found = dict(predictions.embeddings_of(made.blobs, named))
+    for tile in tiles[:3]:
+        (region,) = regions[rows[tile.id].id]
+        assert region.class_scores == pytest.approx([0.5, 0.5])
+        assert region.perimeter_px == 80
+        seen = Sure().look(read_image(made.blobs.get(tile.png_blob)))
+        expected = embeddings_of(seen, regions_of(seen, read_image(made.blobs.get(tile.png_blob)), 0.95, reduction=1.0))
+        assert np.array_equal(found[tile.id], expected.astype(np.float16))
+        assert found[tile.id].shape == (2, 3)
+    with made.database.transaction() as session:
+        assert predictions.embedding_blobs(session, champion.id + 1, [tiles[0].id]) == {}
+
+
+@pytest.mark.parametrize(("name", "regions"), [("background", 0), ("gland", 7)])
+def test_a_class_s_own_tau_counts_where_that_class_is_predicted(
+    made: Installation, monkeypatch: pytest.MonkeyPatch, name: str, regions: int
+) -> None:
+    """The middle is background at a confidence of 0.5, which is not below 0.5."""
+    monkeypatch.setattr(Sure, "doubt", True)
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        projects.change_policy(session, project, {"tau_by_class": {name: 0.5}}, actor="test")
+    _predict(made)
+    with made.database.transaction() as session:
+        champion = projects.champion(session, projects.get(session, made.project_id))
+        tiles = made.tiles("train")
+        assert len(tiles) == 7
+        rows = [predictions.of(session, t.id, champion.id) for t in tiles]
+        found = predictions.regions_of(session, [row.id for row in rows if row is not None])
+    assert sum(len(mine) for mine in found.values()) == regions
+
+
+def test_embeddings_that_are_lost_are_left_out_and_the_others_are_read(made: Installation) -> None:
+    _predict(made)
+    tiles = made.tiles("train")[:2]
+    with made.database.transaction() as session:
+        champion = projects.champion(session, projects.get(session, made.project_id))
+        named = predictions.embedding_blobs(session, champion.id, [t.id for t in tiles])
+    made.blobs.path(named[tiles[0].id]).unlink()
+    assert [tile_id for tile_id, _ in predictions.embeddings_of(made.blobs, named)] == [tiles[1].id]
 
 
 def test_more_than_a_batch_wakes_one_more_worker_and_less_wakes_none(made: Installation) -> None:

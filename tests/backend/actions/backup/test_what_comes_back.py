@@ -78,7 +78,7 @@ def test_a_second_backup_copies_only_what_is_new(made: Installation, tmp_path: P
 def test_every_column_that_names_blobs_is_known_by_its_name() -> None:
     named = {f"{t}.{c}" for t, c in blob_columns(Base.metadata)}
     assert {"tile.png_blob", "model.blob", "mask.blob", "prediction.class_blob", "annotation.result_blob"} <= named
-    assert {"prediction.confidence_blob", "run.snapshot_blob"} <= named
+    assert {"prediction.confidence_blob", "prediction.embeddings_blob", "run.snapshot_blob"} <= named
 
 
 def test_a_backup_under_load_is_one_moment(made: Installation, empty_database_url: str, tmp_path: Path) -> None:
