@@ -96,7 +96,9 @@ def _run_with_verdict(
 METRICS = {
     "seconds": 84.0,
     "mask_ratio": 0.76,
+    "pseudo_labels": {"step": 300, "accuracy": 0.931, "share": 0.7, "pixels": 9000},
     "pool_tiles": 20,
+    "notes": [f"low-rank tuning given up {HOSTILE}"],
     "audit": {"mdice": 0.8123, "foreground_dice": 0.79, "images": 3},
     "prototypes": {"used": 2.75, "within": 0.4, "between": 0.1, "most_between": 0.62, "collapsed": False},
 }
@@ -203,5 +205,8 @@ def paths(made: Installation) -> list[str]:
         f"{project}/runs",
         *[f"{project}/runs/{n}" for n in (1, 3, 4)],
         f"{project}/people",
+        f"{project}/audit",
+        f"{project}/audit?class=1",
         *[f"{project}/tiles/{tile.id}" for tile in tiles],
+        *[f"{project}/images/{tile.image_id}" for tile in (train[5], audit[1])],
     ]

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from backend.credentials import ensure_dashboard_token
-from backend.dashboard import doors, pages, tile_pictures
+from backend.dashboard import doors, knowing, pages, tile_pictures
 from backend.dashboard.access import Access
 from backend.dashboard.assets import Assets
 from backend.dashboard.guard import Guard, Refusal
@@ -65,11 +65,15 @@ def create_dashboard(
             Route(f"{project}/runs/{{number:int}}", pages.run),
             Route(f"{project}/runs/{{number:int}}/curves.png", tile_pictures.curves),
             Route(f"{project}/people", pages.people),
+            Route(f"{project}/audit", knowing.audit),
+            Route(f"{project}/images/{{image_id:int}}", pages.image),
             Route(tile, pages.tile),
             Route(f"{tile}/picture.png", tile_pictures.picture),
             Route(f"{tile}/small.jpg", tile_pictures.small),
             Route(f"{tile}/prediction.png", tile_pictures.prediction),
             Route(f"{tile}/mask.png", tile_pictures.mask),
+            Route(f"{tile}/uncertainty.png", tile_pictures.uncertainty),
+            Route(f"{tile}/uncertainty-small.png", tile_pictures.small_uncertainty),
             Route(f"{project}/runs/start", doors.start_run, methods=["POST"]),
             Route(f"{project}/runs/{{number:int}}/stop", doors.stop_run, methods=["POST"]),
             Route(f"{project}/models/rollback", doors.roll_back, methods=["POST"]),

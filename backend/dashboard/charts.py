@@ -48,12 +48,10 @@ class CurveChart:
 
 @dataclass(frozen=True)
 class Line:
-    """One line with its name at its end."""
+    """One line with its name, and how it is drawn."""
 
     name: str
     path: str
-    end_x: float
-    end_y: float
     kind: int
 
 
@@ -83,6 +81,7 @@ class Bar:
 
 _MOST_MARKS = 60
 _LABEL_EVERY = 10
+_LINE_KINDS = 5
 
 
 def learning_curve(judged: Sequence[Judged], *, width: int, height: int) -> CurveChart | None:
@@ -126,10 +125,10 @@ def learning_curve(judged: Sequence[Judged], *, width: int, height: int) -> Curv
 
 
 def loss_chart(losses: Losses, names: Mapping[str, str], *, width: int, height: int) -> LineChart:
-    """Losses over steps, each line named at its end."""
+    """Losses over steps."""
     values = [v for line in losses.lines.values() for _, v in line if math.isfinite(v)]
     low, high = 0.0, max([*values, 1e-6]) * 1.05
-    left, right, top, bottom = 44.0, width - 92.0, 12.0, height - 40.0
+    left, right, top, bottom = 44.0, width - 16.0, 12.0, height - 40.0
 
     def x_of(step: int) -> float:
         return round(left + step / max(losses.steps, 1) * (right - left), 1)
@@ -142,7 +141,7 @@ def loss_chart(losses: Losses, names: Mapping[str, str], *, width: int, height: 
         points = [(x_of(s), y_of(v)) for s, v in line if math.isfinite(v)]
         if points:
             path = " ".join(f"{'L' if n else 'M'}{x} {y}" for n, (x, y) in enumerate(points))
-            lines.append(Line(names.get(name, name), path, points[-1][0], points[-1][1], kind % 4))
+            lines.append(Line(names.get(name, name), path, kind % _LINE_KINDS))
     return LineChart(
         width,
         height,
@@ -152,7 +151,7 @@ def loss_chart(losses: Losses, names: Mapping[str, str], *, width: int, height: 
         bottom,
         tuple(Tick(x_of(int(s)), f"{int(s)}") for s in _steps(0, max(losses.steps, 1), 5)),
         tuple(Tick(y_of(v), f"{v:.2g}") for v in _steps(low, high, 4)),
-        _apart(lines, 14.0),
+        tuple(lines),
     )
 
 
@@ -197,12 +196,3 @@ def _steps(low: float, high: float, about: int) -> list[float]:
 def _short(version: str) -> str:
     """`glands-m7` as `m7`."""
     return version.rpartition("-")[2]
-
-
-def _apart(lines: Sequence[Line], gap: float) -> tuple[Line, ...]:
-    """Names moved down until no two overlap."""
-    placed: list[Line] = []
-    for line in sorted(lines, key=lambda one: one.end_y):
-        y = line.end_y if not placed else max(line.end_y, placed[-1].end_y + gap)
-        placed.append(Line(line.name, line.path, line.end_x, y, line.kind))
-    return tuple(placed)

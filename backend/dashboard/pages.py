@@ -6,9 +6,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from backend.actions.fit_costs import see_costs
+from backend.actions.see_agreement import see_agreement
+from backend.actions.see_image import PER_PAGE, see_image
 from backend.actions.see_people import see_people
 from backend.actions.see_queue import see_queue
-from backend.actions.see_ring import STRATA, see_ring
+from backend.actions.see_ring import see_depth, see_ranked_at, see_ring
 from backend.actions.see_runs import read_losses, see_learning, see_run, see_runs
 from backend.actions.see_tile import see_tile
 from backend.clock import utc_now
@@ -17,9 +20,12 @@ from backend.dashboard.parts import chosen, page, parts_of, place_of
 from backend.dashboard.stations import happening, stations
 from backend.dashboard.trouble import troubles
 from backend.store import images, projects
+from mpamatch.domain.ranked import STRATA
 
 REFRESH_S = (10, 60)
 _WIDE, _NARROW = (760, 300), (340, 260)
+# A slide has more tiles than a page should load pictures of; beyond this they are shaded squares.
+MOST_PICTURES = 64
 
 
 def first(request: Request) -> Response:
@@ -47,6 +53,7 @@ def ring(request: Request) -> Response:
         place, label_studio_url = place_of(request, project), project.ls_url
         seen = see_ring(session, project, now=now)
         learning = see_learning(session, project)
+        told = parts.knowing.of(session, project)
     refresh = request.query_params.get("refresh", "")
     values = {
         "place": place,
@@ -54,10 +61,16 @@ def ring(request: Request) -> Response:
         "stations": stations(seen, now),
         "happening": happening(seen, now),
         "troubles": troubles(
-            seen, state=parts.settings.state, label_studio_url=label_studio_url, watch=parts.watch, now=now
+            seen,
+            state=parts.settings.state,
+            label_studio_url=label_studio_url,
+            watch=parts.watch,
+            drift=told.drift,
+            now=now,
         ),
         "bars": charts.depth_bars(seen.depth),
         "learning": learning,
+        "stopping": told.stopping,
         "curves": [
             ("wide", charts.learning_curve(learning, width=_WIDE[0], height=_WIDE[1])),
             ("narrow", charts.learning_curve(learning[-8:], width=_NARROW[0], height=_NARROW[1])),
@@ -75,8 +88,10 @@ def queue(request: Request) -> Response:
     with parts_of(request).database.transaction() as session:
         project = chosen(session, request)
         found = see_queue(session, project, page=_page_number(request), stratum=stratum)
-        place = place_of(request, project)
-    return page(request, "queue.html", {"place": place, "found": found, "stratum": stratum})
+        place, bars = place_of(request, project), charts.depth_bars(see_depth(session, project))
+        ranked_at = see_ranked_at(session, project)
+    values = {"place": place, "found": found, "stratum": stratum, "bars": bars, "ranked_at": ranked_at}
+    return page(request, "queue.html", values)
 
 
 def tile(request: Request) -> Response:
@@ -85,8 +100,30 @@ def tile(request: Request) -> Response:
         project = chosen(session, request)
         seen = see_tile(session, project, request.path_params["tile_id"])
         place, classes = place_of(request, project), projects.classes_of(project)
-    values = {"place": place, "tile": seen, "classes": classes.foreground, "tau": projects.policy_of(project).tau}
+        policy = projects.policy_of(project)
+    taus = words.taus(policy.tau, policy.tau_by_class)
+    values = {"place": place, "tile": seen, "classes": classes.foreground, "taus": taus}
     return page(request, "tile.html", values)
+
+
+def image(request: Request) -> Response:
+    """Where the champion is in doubt over one image, and its tiles."""
+    number = _page_number(request)
+    with parts_of(request).database.transaction() as session:
+        project = chosen(session, request)
+        seen = see_image(session, project, request.path_params["image_id"])
+        place = place_of(request, project)
+    pages = max(1, -(-len(seen.tiles) // PER_PAGE))
+    number = min(number, pages)
+    values = {
+        "place": place,
+        "image": seen,
+        "listed": seen.tiles[(number - 1) * PER_PAGE : number * PER_PAGE],
+        "page_number": number,
+        "pages": pages,
+        "pictured": len(seen.tiles) <= MOST_PICTURES,
+    }
+    return page(request, "image.html", values)
 
 
 def runs(request: Request) -> Response:
@@ -120,9 +157,10 @@ def people(request: Request) -> Response:
     """What each annotator did."""
     with parts_of(request).database.transaction() as session:
         project = chosen(session, request)
-        found = see_people(session, project)
-        place = place_of(request, project)
-    return page(request, "people.html", {"place": place, "people": found})
+        found, costs = see_people(session, project), see_costs(session, project)
+        place, agreement = place_of(request, project), see_agreement(session, project)
+    values = {"place": place, "people": found, "costs": costs, "agreement": agreement}
+    return page(request, "people.html", values)
 
 
 def _page_number(request: Request) -> int:

@@ -18,6 +18,7 @@ from backend.dashboard import words
 from backend.dashboard.access import Access
 from backend.dashboard.assets import Assets
 from backend.dashboard.stations import short
+from backend.dashboard.told import Knowing
 from backend.dashboard.trouble import LabelStudioWatch
 from backend.settings import Settings
 from backend.store import projects
@@ -44,6 +45,7 @@ def template_environment(assets: Assets) -> Environment:
         strata=words.STRATA,
         places=words.PLACES,
         triggers=words.TRIGGERS,
+        figures=words.FIGURES,
         origins=words.ORIGINS,
         loss_names=words.LOSSES,
         asset=assets.address,
@@ -63,6 +65,7 @@ class Parts:
     assets: Assets
     templates: Environment
     watch: LabelStudioWatch = field(default_factory=LabelStudioWatch)
+    knowing: Knowing = field(default_factory=Knowing)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from mpamatch.files.rasters import RASTER_BUDGET_PX, UInt8Array
 THUMBNAIL_PX = 320
 _LINE_SHARE = 1 / 400
 _DASH_PX = 6
+_UNSURE = (40, 255, 190)
+_OPAQUE = 230.0
 
 
 def thumbnail(png: bytes, *, side_px: int = THUMBNAIL_PX) -> bytes:
@@ -50,6 +52,27 @@ def outlines(class_map: UInt8Array, colours: Sequence[str], *, dashed: bool) -> 
     drawn[~rim] = 0
     buffer = io.BytesIO()
     Image.fromarray(drawn, "RGBA").save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def heat(confidence: UInt8Array, *, lowest: float, side_px: int | None = None) -> bytes:
+    """A transparent PNG (H, W): clear where confidence (0..255) is 1, bright turquoise the nearer it is to ``lowest``.
+
+    With ``side_px`` it fits into a square, as means.
+
+    Stained tissue is pink, purple and dark, never that; how much shows through tells the steps, whatever colours one
+    can tell apart.
+    """
+    if side_px is not None:
+        smaller = Image.fromarray(confidence)
+        smaller.thumbnail((side_px, side_px), Image.Resampling.BOX, reducing_gap=None)
+        confidence = np.asarray(smaller)
+    unsure = np.clip((1 - np.arange(256) / 255) / (1 - lowest), 0, 1)
+    table = np.empty((256, 4), dtype=np.uint8)
+    table[:, :3] = _UNSURE
+    table[:, 3] = np.round(_OPAQUE * unsure**0.8)
+    buffer = io.BytesIO()
+    Image.fromarray(table[confidence], "RGBA").save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backend.actions.see_ring import Ring
-from backend.dashboard.words import ago, count, lasting, plural
+from backend.dashboard.words import ago, count, lasting, plural, taus
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def stations(ring: Ring, now: datetime) -> tuple[Station, ...]:
         Station(
             "region",
             count(ring.regions),
-            "none: the champion is blank" if champion.kind == "blank" else f"below τ = {ring.tau:g}, waiting",
+            "none: the champion is blank"
+            if champion.kind == "blank"
+            else f"below {taus(ring.tau, ring.tau_by_class)}, waiting",
         ),
         Station("queue", count(ring.waiting), f"ranked {ago(ring.ranked_at, now)}", page="/queue"),
         Station("head", f"{count(ring.tasks)} / {count(ring.head_size)}", "tasks in Label Studio"),

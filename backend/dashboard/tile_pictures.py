@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from backend.actions.see_tile import counting_mask, get_tile, is_blind
 from backend.dashboard.parts import chosen, parts_of
-from backend.dashboard.pictures import outlines, thumbnail
+from backend.dashboard.pictures import THUMBNAIL_PX, heat, outlines, thumbnail
 from backend.store import predictions, projects, runs
-from backend.store.tables import Image, Tile
+from backend.store.tables import Image, Prediction, Project, Tile
 from mpamatch.files.rasters import decode_raster
 
 
@@ -37,18 +37,39 @@ def prediction(request: Request) -> Response:
     parts = parts_of(request)
     with parts.database.transaction() as session:
         project = chosen(session, request)
-        tile = get_tile(session, project, request.path_params["tile_id"])
-        champion = projects.champion(session, project)
-        found = predictions.of(session, tile.id, champion.id)
-        if found is None or champion.kind == "blank" or is_blind(session, tile, _split(session, tile)):
-            raise HTTPException(404, "no prediction to show")
-        blob, colours = found.class_blob, [c.colour for c in projects.classes_of(project).classes]
+        blob = _shown(session, project, request).class_blob
+        colours = [c.colour for c in projects.classes_of(project).classes]
     return _answer(
         request,
         f"prediction-{'-'.join(colours)}",
         blob,
         "image/png",
         lambda: outlines(decode_raster(parts.blobs.get(blob)), colours, dashed=False),
+    )
+
+
+def uncertainty(request: Request) -> Response:
+    """How unsure the champion is, pixel by pixel; 404 where nothing is to be shown."""
+    return _uncertainty(request, side_px=None)
+
+
+def small_uncertainty(request: Request) -> Response:
+    """The same in the size of the small picture, to lay over it."""
+    return _uncertainty(request, side_px=THUMBNAIL_PX)
+
+
+def _uncertainty(request: Request, *, side_px: int | None) -> Response:
+    parts = parts_of(request)
+    with parts.database.transaction() as session:
+        project = chosen(session, request)
+        blob = _shown(session, project, request).confidence_blob
+        lowest = 1 / projects.classes_of(project).count
+    return _answer(
+        request,
+        f"uncertainty-{lowest:.4f}-{side_px}",
+        blob,
+        "image/png",
+        lambda: heat(decode_raster(parts.blobs.get(blob)), lowest=lowest, side_px=side_px),
     )
 
 
@@ -79,6 +100,16 @@ def curves(request: Request) -> Response:
     if blob is None:
         raise HTTPException(404, "no picture yet")
     return _answer(request, "curves", blob, "image/png", lambda: parts.blobs.get(blob))
+
+
+def _shown(session: Session, project: Project, request: Request) -> Prediction:
+    """The champion's prediction of the tile, where people may see it."""
+    tile = get_tile(session, project, request.path_params["tile_id"])
+    champion = projects.champion(session, project)
+    found = predictions.of(session, tile.id, champion.id)
+    if found is None or champion.kind == "blank" or is_blind(session, tile, _split(session, tile)):
+        raise HTTPException(404, "no prediction to show")
+    return found
 
 
 def _split(session: Session, tile: Tile) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from backend.actions.see_ring import Ring, SetAside
 from backend.dashboard.words import ago, plural
 from backend.processes import is_alive, load_book
+from mpamatch.domain.drift import Drift
 
 # What `mpamatch up` runs beside the API itself; what a missing one means for people.
 PARTS = {
@@ -59,10 +60,11 @@ class LabelStudioWatch:
 
 
 def troubles(
-    ring: Ring, *, state: Path, label_studio_url: str | None, watch: LabelStudioWatch, now: datetime
+    ring: Ring, *, state: Path, label_studio_url: str | None, watch: LabelStudioWatch, drift: Drift, now: datetime
 ) -> tuple[Trouble, ...]:
     """Everything known to be wrong, what holds people up first."""
     found = [*_parts(state), *_label_studio(label_studio_url, watch), *_inbox(ring, now), *_last_run(ring)]
+    found += _drift(drift)
     if ring.labels_differ is not None:
         remedy = "What Label Studio shows stays as it is until you undo the change there, or make a new project of it."
         found.append(Trouble(ring.labels_differ.rpartition("; ")[0], remedy, True))
@@ -116,6 +118,17 @@ def _last_run(ring: Ring) -> list[Trouble]:
         return []
     what = f"run {last.number} failed: {last.problem or 'no reason noted'}"
     return [Trouble(what, "The champion stays. Read the run's page, then start a run.", False)]
+
+
+def _drift(drift: Drift) -> list[Trouble]:
+    if drift.state != "alarm" or drift.confidence is None or drift.acceptance is None:
+        return []
+    what = (
+        f"models grow surer while people agree with them less: over {len(drift.standings)} champions confidence "
+        f"{drift.confidence.point:+.3f}, acceptance {drift.acceptance.point:+.3f}"
+    )
+    remedy = "See the audit page; look at their confident mistakes, raise tau, or train without the unlabelled pool."
+    return [Trouble(what, remedy, False)]
 
 
 def _asked(url: str) -> bool:

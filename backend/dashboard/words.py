@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 _UNITS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "h"), (60, "min"), (1, "s"))
 
 STRATA = {
     "score": ("by score", "the model is least sure here"),
+    "class": ("by class", "among the most doubtful of one class, so that every class gets its share"),
     "exploration": ("by chance", "drawn evenly, to find what the model does not know it does not know"),
     "audit": ("audit", "measures the models; nothing is trained on it and no suggestion is shown"),
     "cold": ("first spread", "no trained model yet: a few tiles of every case"),
@@ -26,6 +28,13 @@ LOSSES = {
     "image": "image prototypes",
     "text": "text prototypes",
 }
+FIGURES = {
+    "entropy": "mean entropy",
+    "bald": "BALD, at a second look",
+    "impurity": "how predicted classes mix",
+    "disagreement": "head against prototypes",
+    "distance": "how unlike anything labelled",
+}
 ORIGINS = {"imported": "imported", "annotated": "drawn or changed", "confirmed": "confirmed unchanged"}
 
 
@@ -41,6 +50,16 @@ def share(number: float | None, digits: int = 0) -> str:
 
 def figure(number: float | None, digits: int = 3) -> str:
     return "–" if number is None else f"{number:.{digits}f}"
+
+
+def taus(tau: float, by_class: Mapping[str, float]) -> str:
+    """The threshold, and that of classes with their own.
+
+    >>> taus(0.95, {}), taus(0.95, {"gland": 0.9})
+    ('τ = 0.95', 'τ = 0.95 (gland 0.9)')
+    """
+    own = ", ".join(f"{name} {value:g}" for name, value in by_class.items())
+    return f"τ = {tau:g}" + (f" ({own})" if own else "")
 
 
 def signed(number: float | None, digits: int = 3) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from backend.actions.connect_project import ACTIONS, BACKEND_TITLE
+from backend.actions.connect_project import ACTIONS, BACKEND_TITLE, SKIPPED_STAYS_SO
 from backend.api_names import SECRET_HEADER
 from backend.doctor.check import Check, fail, failed_by, ok, skipped, warn
 from backend.labelstudio.client import LabelStudioClient
@@ -160,6 +160,7 @@ _ORDER: tuple[tuple[str, Any, str], ...] = (
     ("maximum_annotations", 1, "Annotations per task: 1"),
     ("show_collab_predictions", True, "Use predictions to prelabel tasks: on"),
     ("evaluate_predictions_automatically", False, "Retrieve predictions automatically: off"),
+    ("skip_queue", SKIPPED_STAYS_SO, "Skip queue: ignore skipped, or others are asked for what one skipped"),
 )
 
 

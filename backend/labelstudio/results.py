@@ -44,8 +44,10 @@ __all__ = [
     "ReviewBox",
     "class_map_to_result",
     "paint",
+    "read_class_map",
     "result_to_mask",
     "scope_item",
+    "scope_of",
     "validate_result",
 ]
 
@@ -153,8 +155,7 @@ def result_to_mask(
 
     Raises BadInput naming the region that cannot be read; such an annotation is kept and said, never guessed.
     """
-    _check_items(result)
-    scope = _scope(result)
+    scope = scope_of(result)
     class_map = paint(result, width=width, height=height, classes=classes)
     if shown_class_map is None:
         before = paint(shown or (), width=width, height=height, classes=classes)
@@ -162,19 +163,31 @@ def result_to_mask(
         before = shown_class_map
     else:
         raise BadInput("shown class map", f"shape {shown_class_map.shape}", f"give ({height}, {width})")
-    if scope == WHOLE_TILE:
-        mask = class_map
-    elif scope == ONLY_BOXES:
-        looked_at = _inside_boxes(result, width, height) | (class_map != before)
-        mask = np.where(looked_at, class_map, np.uint8(IGNORE))
-    else:
-        mask = np.full((height, width), IGNORE, np.uint8)
     regions = [item for item in result if _kind(item) in SEGMENTATION]
     something_shown = bool(shown) or shown_class_map is not None
     untouched = something_shown and all(item.get("origin") == "prediction" for item in regions)
+    inside = _inside_boxes(result, width, height) if scope == ONLY_BOXES else np.zeros((height, width), bool)
+    return read_class_map(class_map, before, scope=scope, inside=inside, untouched=untouched)
+
+
+def read_class_map(
+    class_map: ClassMap, before: ClassMap, *, scope: str, inside: NDArray[np.bool_], untouched: bool
+) -> MaskReading:
+    """The mask that a drawn class map (H, W) stands for; 255 in it is kept: there the annotator says nothing.
+
+    ``before``: what they started from, background where nothing was shown; ``inside``: the pixels in boxes;
+    ``untouched``: whether equal pixels mean that a suggestion was accepted as it was.
+    """
+    if scope == WHOLE_TILE:
+        mask = class_map
+    elif scope == ONLY_BOXES:
+        mask = np.where(inside | (class_map != before), class_map, np.uint8(IGNORE))
+    else:
+        mask = np.full(class_map.shape, IGNORE, np.uint8)
+    as_it_was = untouched and bool(((class_map == before) | (class_map == IGNORE)).all())
     return MaskReading(
         mask=mask,
-        origin="confirmed" if untouched and bool((class_map == before).all()) else "annotated",
+        origin="confirmed" if as_it_was else "annotated",
         scope=scope,
         reviewed_share=float((mask != IGNORE).mean()),
         abstained=scope == CANNOT_TELL,
@@ -260,7 +273,9 @@ def _class_of(item: Mapping[str, Any], kind: str, classes: ClassSet) -> int:
     return classes.id_of(labels[0])
 
 
-def _scope(result: Sequence[Mapping[str, Any]]) -> str:
+def scope_of(result: Sequence[Mapping[str, Any]]) -> str:
+    """What the annotator says was looked at; the whole tile where nothing is chosen. Raises BadInput."""
+    _check_items(result)
     scope = WHOLE_TILE
     for number, item in enumerate(result):
         if _kind(item) != "choices" or item.get("from_name") != SCOPE:

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Picture
+from sqlalchemy import select
 
 from backend.store import projects
 from backend.store.sessions import Database
-from backend.store.tables import Project
+from backend.store.tables import Project, Run
 from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.policy import Policy
 from tests.builders import Installation
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.database
 Visit = Callable[..., TestClient]
 PROJECT = f"/projects/{KEY}"
 LOADING = {"src", "srcset", "poster", "action", "data"}
-EMPTY_PATHS = ["", "/queue", "/queue?stratum=audit", "/runs", "/people"]
+EMPTY_PATHS = ["", "/queue", "/queue?stratum=audit", "/runs", "/people", "/audit"]
 
 
 class Tags(HTMLParser):
@@ -82,7 +83,9 @@ def test_every_page_of_a_full_project_opens_and_takes_nothing_from_elsewhere(vis
         assert response.status_code == 200, path
         assert response.headers["content-type"] == "text/html; charset=utf-8"
         for tag, attributes in Tags(response.text).found:
-            loaded = {v for n, v in attributes.items() if n in LOADING or (n == "href" and tag in ("link", "use"))}
+            loaded = {
+                v for n, v in attributes.items() if n in LOADING or (n == "href" and tag in ("link", "use", "image"))
+            }
             assert all(value.startswith("/") and not value.startswith("//") for value in loaded), (path, tag, loaded)
             assert "style" not in attributes, (path, tag)
             assert not [name for name in attributes if name.startswith("on")], (path, tag)
@@ -97,7 +100,7 @@ def test_every_address_that_a_page_names_is_there(visit: Visit, made: Installati
     named = set()
     for path in paths(made):
         for tag, attributes in Tags(client.get(path).text).found:
-            value = attributes.get("src") or (attributes.get("href") if tag in ("a", "link") else None)
+            value = attributes.get("src") or (attributes.get("href") if tag in ("a", "link", "image") else None)
             if value is not None and value.startswith("/"):
                 named.add(value)
     assert len(named) > 50
@@ -210,7 +213,15 @@ def test_a_tile_of_another_project_is_not_shown(visit: Visit, database_url: str,
     empty(database_url)
     client = visit(made.folder)
     tile = made.tiles()[0].id
-    for name in ("", "/picture.png", "/small.jpg", "/prediction.png", "/mask.png"):
+    for name in (
+        "",
+        "/picture.png",
+        "/small.jpg",
+        "/prediction.png",
+        "/mask.png",
+        "/uncertainty.png",
+        "/uncertainty-small.png",
+    ):
         assert client.get(f"/projects/empty-one/tiles/{tile}{name}").status_code == 404
         assert client.get(f"{PROJECT}/tiles/{10**30}{name}").status_code == 404
 
@@ -225,10 +236,25 @@ def test_people_are_numbers_with_what_they_did(visit: Visit, made: Installation)
 def test_a_run_shows_its_losses_and_its_recipe(visit: Visit, made: Installation) -> None:
     client = visit(made.folder)
     text = client.get(f"{PROJECT}/runs/4").text
-    assert text.count('<path class="loss') == 6
-    assert "unimatch-ema" in text
+    assert text.count('<path class="loss') == 9  # three lines, wide and narrow, and once in the key
+    assert "method mpamatch-image " in plain(text)
     assert "The steps are where the run&#39;s worker is" not in text
     assert "from here only the last one is seen" in client.get(f"{PROJECT}/runs/1").text
+
+
+def test_a_run_shows_what_it_noted(visit: Visit, made: Installation) -> None:
+    client = visit(made.folder)
+    assert "What it noted: low-rank tuning given up &lt;script&gt;" in plain(client.get(f"{PROJECT}/runs/1").text)
+    assert "What it noted" not in client.get(f"{PROJECT}/runs/4").text
+
+
+def test_a_run_says_how_right_its_pseudo_labels_were_where_it_knows(visit: Visit, made: Installation) -> None:
+    client, said = visit(made.folder), "of labelled pixels kept back that are so, 93 % are right."
+    assert said in plain(client.get(f"{PROJECT}/runs/1").text)
+    with made.database.transaction() as session:
+        run = session.scalars(select(Run).where(Run.number == 1)).one()
+        run.metrics = {**run.metrics, "pseudo_labels": None}
+    assert "kept back" not in plain(client.get(f"{PROJECT}/runs/1").text)
 
 
 def test_a_run_that_ended_shows_its_curves_and_how_its_prototypes_are(visit: Visit, made: Installation) -> None:
@@ -243,6 +269,22 @@ def test_a_run_that_ended_shows_its_curves_and_how_its_prototypes_are(visit: Vis
     assert "curves.png" not in client.get(f"{PROJECT}/runs/4").text
     assert client.get(f"{PROJECT}/runs/4/curves.png").status_code == 404
     assert visit(made.folder, signed_in=False).get(f"{PROJECT}/runs/1/curves.png").status_code in (303, 401)
+
+
+@pytest.mark.parametrize(
+    ("most_between", "said"),
+    [(0.97, "rows of different classes lie on each other"), (0.4, "hardly more than one is used")],
+)
+def test_a_collapse_of_prototypes_is_said_as_what_it_is(
+    visit: Visit, made: Installation, most_between: float, said: str
+) -> None:
+    collapsed = {"used": 1.2, "within": 0.4, "between": 0.1, "most_between": most_between, "collapsed": True}
+    with made.database.transaction() as session:
+        run = session.scalars(select(Run).where(Run.number == 1)).one()
+        run.metrics = {**run.metrics, "prototypes": collapsed}
+    text = plain(visit(made.folder).get(f"{PROJECT}/runs/1").text)
+    assert said in text
+    assert ("rows of different classes" in text) == (most_between > 0.95)
 
 
 @pytest.mark.parametrize(
