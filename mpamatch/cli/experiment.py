@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mpamatch.cli.chosen_model import choose_model
-from mpamatch.cli.lifetime import STOPPED, StopRequest
+from mpamatch.cli.lifetime import STOPPED, ParentStop, unheard
 from mpamatch.cli.weights_option import WeightsDir
 from mpamatch.errors import BadInput, Cancelled
 
@@ -38,7 +38,7 @@ def experiment(
     knob: Annotated[list[str] | None, typer.Option("--set", help="A knob of every arm: --set steps_cold=300")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this arm; again for more.")] = None,
     weights_dir: WeightsDir = None,
-    out: Annotated[Path | None, typer.Option(help="Where cells and results go; below results/.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where cells and results go; else a folder below results/.")] = None,
     keep_models: Annotated[bool, typer.Option(help="Keep the model of every cell.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="The experiments and their arms; runs nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The results as one JSON document on stdout.")] = False,
@@ -46,8 +46,8 @@ def experiment(
     """Train every arm with every seed, score it once, and compare the arms pair by pair.
 
     Writes results.json, results.md and results.png. Stopped by Ctrl-C or SIGTERM every training leaves a checkpoint
-    and the exit code is 75; the same command goes on from there, and tries failed cells again. The exit code is 1 when
-    a cell failed.
+    and the exit code is 75; the same command goes on from there, and tries failed cells again. A second signal does not
+    wait for the checkpoints. The exit code is 1 when a cell failed.
     """
     from mpamatch.domain.typed_knobs import parse_knobs
     from mpamatch.experiments.arms import parse_arm
@@ -58,6 +58,7 @@ def experiment(
     if listed:
         _list(as_json)
         return
+    stop = ParentStop()
     if name is None:
         raise typer.BadParameter("name an experiment, or give --list")
     if dataset is None or root is None:
@@ -79,13 +80,16 @@ def experiment(
         weights_dir=weights_dir,
     )
     cells = plan_cells(chosen, protocol)
+    for one in chosen.left_out:
+        print(f"note: {one} is left out, so that no arm is compared with it", file=sys.stderr)
     place = out or _place(name, protocol)
     place.mkdir(parents=True, exist_ok=True)
     try:
-        _run(chosen, cells, place, protocol, jobs)
+        _run(chosen, cells, place, protocol, jobs, stop)
     except Cancelled as error:
-        _report(chosen, protocol, cells, place, as_json=False)
-        print(f"mpamatch: {error}", file=sys.stderr)
+        with unheard():
+            _report(chosen, protocol, cells, place, as_json=False)
+            print(f"mpamatch: {error}", file=sys.stderr)
         raise typer.Exit(STOPPED) from error
     failed = _report(chosen, protocol, cells, place, as_json=as_json)
     if failed:
@@ -110,11 +114,11 @@ def _place(name: str, protocol: Protocol) -> Path:
     return Path("results") / "-".join(parts)
 
 
-def _run(chosen: Experiment, cells: list[Cell], place: Path, protocol: Protocol, jobs: int) -> None:
+def _run(chosen: Experiment, cells: list[Cell], place: Path, protocol: Protocol, jobs: int, stop: ParentStop) -> None:
     from mpamatch.cli.progress import progress_bar
+    from mpamatch.experiments.equal_seconds import by_seconds
     from mpamatch.experiments.runner import Progress, child_command, run_cells
 
-    stop = StopRequest()
     stop.training = True  # children are to be stopped before this process ends
     with progress_bar() as bar:
         task = bar.add_task(chosen.name, total=None)
@@ -125,7 +129,14 @@ def _run(chosen: Experiment, cells: list[Cell], place: Path, protocol: Protocol,
             bar.update(task, description=words, total=round(progress.whole_work), completed=round(progress.work))
 
         run_cells(
-            chosen, cells, place, jobs=jobs, command=child_command(protocol.threads, _CHILD), stop=stop, tell=tell
+            chosen.name,
+            cells,
+            place,
+            jobs=jobs,
+            command=child_command(protocol.threads, _CHILD),
+            stop=stop,
+            tell=tell,
+            ready=by_seconds(chosen, place),
         )
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mpamatch.domain.classes import ClassSet
     from mpamatch.domain.regions import Region
 
-_RIM_PX = 3.0
 _FOLDER = {"file_okay": False, "exists": True}
 
 
@@ -79,15 +78,15 @@ def _predict_one(
 ) -> list[dict[str, Any]]:
     import numpy as np
 
-    from mpamatch.domain.regions import find_regions
+    from mpamatch.domain.looks import regions_of
     from mpamatch.files.images import read_image
     from mpamatch.files.masks import write_mask
     from mpamatch.files.rasters import encode_raster
 
     image = read_image(path)
-    shares = predictor.predict(image)
-    class_map = shares.argmax(axis=0).astype(np.uint8)
-    confidence = np.rint(shares.max(axis=0) * 255).astype(np.uint8)
+    look = predictor.look(image)
+    class_map = look.probabilities.argmax(axis=0).astype(np.uint8)
+    confidence = np.rint(look.probabilities.max(axis=0) * 255).astype(np.uint8)
     rasters: Mapping[str, bytes] = {
         "classes": write_mask(class_map, [c.colour for c in classes.classes]),
         "confidence": encode_raster(confidence),
@@ -96,8 +95,7 @@ def _predict_one(
         target = out / kind / name.with_name(name.name + ".png" if name.suffix.lower() != ".png" else name.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    # The band of doubt along a boundary is as wide as the model's own pixels.
-    found = find_regions(shares, tau, rim_px=_RIM_PX * predictor.reduction(image))
+    found = regions_of(look, image, tau, reduction=predictor.reduction(image))
     return [_feature(region, name, classes) for region in found]
 
 
@@ -112,6 +110,7 @@ def _feature(region: Region, name: Path, classes: ClassSet) -> dict[str, Any]:
             "uncertainty": region.uncertainty,
             "margin": region.margin,
             "impurity": region.impurity,
+            "disagreement": region.disagreement,
             "mean_confidence": region.mean_confidence,
             "predicted_class": classes.names[region.predicted_class],
         },

@@ -63,20 +63,24 @@ def _texts(dataset: str | None, classes: str | None, file: Path | None) -> list[
     """Name, class names and the texts by set, for each file that is asked for or for the classes given."""
     from mpamatch.domain.classes import ClassSet
     from mpamatch.domain.prompts import PROMPT_SETS
-    from mpamatch.files.prompts import class_texts, prompt_files, read_prompt_file
+    from mpamatch.files.prompts import class_texts, own_texts, prompt_files, read_prompt_file
 
     if file is not None and dataset is not None:
         raise BadInput("--file", "given beside --dataset", "give one of the two")
-    known = [read_prompt_file(file)] if file else [one for one in prompt_files() if dataset in (one.name, one.dataset)]
+    given = ClassSet.from_names(classes.split(",")).names if classes is not None else None
+    if file is not None:
+        mine = read_prompt_file(file)
+        names = given or tuple(c.name for c in mine.classes)
+        return [(mine.name, names, {s: own_texts(names, s, file) for s in PROMPT_SETS})]
+    known = [one for one in prompt_files() if dataset in (one.name, one.dataset)]
     if dataset is not None and not known:
-        problem, names = "has no texts of its own", ", ".join(one.name for one in prompt_files())
-        raise BadInput(f"data set {dataset!r}", problem, f"one of {names}, or --classes alone")
-    if classes is not None:
-        wanted = [(dataset, file or dataset, ClassSet.from_names(classes.split(",")).names)]
+        problem, others = "has no texts of its own", ", ".join(one.name for one in prompt_files())
+        raise BadInput(f"data set {dataset!r}", problem, f"one of {others}, or --classes alone")
+    if given is not None:
+        wanted: list[tuple[str | None, tuple[str, ...]]] = [(dataset, given)]
     else:
-        chosen = known or prompt_files()
-        wanted = [(one.name, file or one.name, tuple(c.name for c in one.classes)) for one in chosen]
-    return [(label, n, {s: class_texts(n, s, dataset=source) for s in PROMPT_SETS}) for label, source, n in wanted]
+        wanted = [(one.name, tuple(c.name for c in one.classes)) for one in known or prompt_files()]
+    return [(source, n, {s: class_texts(n, s, dataset=source) for s in PROMPT_SETS}) for source, n in wanted]
 
 
 def _cosines(sets: Sequence[Sequence[Sequence[str]]], text: str, weights: Path | None) -> Iterator[float | None]:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ from mpamatch.cli.lifetime import (
 )
 from mpamatch.cli.recipe import METHOD_HELP
 from mpamatch.cli.weights_option import AllowHub, WeightsDir
-from mpamatch.errors import Cancelled, MpamatchError, NotWritten, Unavailable
+from mpamatch.errors import BadInput, Cancelled, MpamatchError, NotWritten, Unavailable
 
 if TYPE_CHECKING:
     from mpamatch.cli.sources import ImageSource
@@ -50,6 +51,9 @@ def train(
     ] = None,
     method: Annotated[str | None, typer.Option(help=METHOD_HELP)] = None,
     preset: Annotated[str | None, typer.Option(help="light, tiny, paper, bn or strong.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Texts of your own for every class (docs/text.md).", exists=True, dir_okay=False)
+    ] = None,
     profile: Annotated[str, typer.Option(help="demo, small or medium.")] = "demo",
     seed: Annotated[int, typer.Option(min=0, help="Decides labelled images, first weights and views.")] = 0,
     start: Annotated[str | None, typer.Option(help="Where to start: " + MODEL_HELP)] = None,
@@ -93,6 +97,8 @@ def train(
     else:
         chosen = frozenset(draw_labelled(source.masked, labelled, seed))
     recipe = Recipe.for_profile(profile, method, preset=preset, **parse_knobs(knob or [], "--set"))
+    if prompts is not None:
+        source = _with_texts(source, recipe, prompts)
     for problem in source.problems:
         print(f"note: {problem}", file=sys.stderr)
     begin = None if start is None else choose_model(start)
@@ -114,7 +120,8 @@ def _train_folder(
     from mpamatch.cli.evaluate import score
     from mpamatch.cli.progress import progress_bar
     from mpamatch.network.devices import device_lost
-    from mpamatch.training.run_folder import ERROR_NAME, train_run
+    from mpamatch.training.run_files import ERROR_NAME
+    from mpamatch.training.run_folder import train_run
 
     error_file = folder / ERROR_NAME
     try:
@@ -174,6 +181,17 @@ def _show(result: Mapping[str, Any], as_json: bool) -> None:
             print(f"{name}: mean Dice {result[name]['mdice']:.4f} on {result[name]['images']} images")
     for note in result["notes"]:
         print(f"note: {note}", file=sys.stderr)
+
+
+def _with_texts(source: ImageSource, recipe: Recipe, path: Path) -> ImageSource:
+    """The source with a person's own texts for its classes. Raises BadInput, also where nothing would read them."""
+    from mpamatch.files.prompts import own_texts
+
+    if not recipe.uses_text_prototypes:
+        problem = f"given, and a run of {recipe.method} with text {recipe.text} reads no texts"
+        raise BadInput("--prompts", problem, "leave it out, or add --method mpamatch")
+    texts = own_texts(source.classes.names, recipe.prompts, path)
+    return replace(source, classes=source.classes.with_prompts(texts))
 
 
 def _write_run(

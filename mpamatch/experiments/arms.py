@@ -48,7 +48,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question and its arms. ``scored`` False: only seconds and memory are of interest."""
+    """A question and its arms. ``scored`` False: only seconds and memory are of interest.
+
+    ``rivals``: further pairs to compare, an arm and the one that it is meant to beat beside its baseline.
+    """
 
     name: str
     question: str
@@ -56,6 +59,7 @@ class Experiment:
     baseline: str
     scored: bool = True
     seeds: int = 5
+    rivals: tuple[tuple[str, str], ...] = ()
 
     def arm(self, name: str) -> Arm:
         """The arm of that name. Raises BadInput."""
@@ -67,6 +71,12 @@ class Experiment:
 
     def baseline_of(self, arm: Arm) -> str:
         return arm.baseline or self.baseline
+
+    @property
+    def left_out(self) -> list[str]:
+        """Baselines of arms that are none of its arms themselves: it was cut, and nothing is compared with them."""
+        names = {arm.name for arm in self.arms}
+        return sorted({self.baseline_of(arm) for arm in self.arms} - names)
 
 
 def arm_recipe(arm: Arm, profile: str, *, encoder: str | None, knobs: Mapping[str, Any], train_images: int) -> Recipe:

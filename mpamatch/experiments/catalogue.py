@@ -6,6 +6,7 @@ questions that the paper leaves open (length of training, tuning, memory).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,7 @@ _LADDER = Experiment(
         Arm("supervised-equal-seconds", "supervised", seconds_of="mpamatch", pace_of="supervised"),
     ),
     baseline="supervised",
+    rivals=(("mpamatch-image", "unimatch-ema"), ("mpamatch", "unimatch-ema"), ("mpamatch", "mpamatch-image")),
 )
 
 _PROTOTYPES = Experiment(
@@ -145,7 +147,8 @@ _TUNING = Experiment(
     "tuning",
     "How much of the encoder is trained?",
     tuple(
-        Arm(tuning, "mpamatch", {"tuning": tuning}, may_lack=tuning == "lora")
+        # LoRA itself is the question, so nothing stands in for it where it collapses.
+        Arm(tuning, "mpamatch", {"tuning": tuning, "lora_guard": 0.0}, may_lack=tuning == "lora")
         for tuning in ("full", "partial", "lora", "frozen")
     ),
     baseline="full",
@@ -217,4 +220,4 @@ def find_experiment(name: str, arms: tuple[Arm, ...] = (), only: tuple[str, ...]
     arms = tuple(arm for arm in found.arms if arm.name in chosen)
     if lost := next((a for a in arms for need in (a.seconds_of, a.pace_of) if need and need not in chosen), None):
         raise BadInput(f"arm {lost.name!r}", f"needs {lost.seconds_of} and {lost.pace_of}", "name them with --only too")
-    return Experiment(found.name, found.question, arms, found.baseline, found.scored, found.seeds)
+    return dataclasses.replace(found, arms=arms)

@@ -64,13 +64,18 @@ def _points(axes: Any, document: Row, names: Sequence[str]) -> None:
             if values:
                 mean = sum(values) / len(values)
                 axes.plot([mean, mean], [row + offset - 0.14, row + offset + 0.14], color=colour, linewidth=2)
-    axes.set_xlabel("mean Dice, one point a seed; bar: mean")
+    unit = "seed and fold" if document["protocol"]["folds"] else "seed"
+    axes.set_xlabel(f"mean Dice, one point a {unit}; bar: mean")
 
 
 def _intervals(axes: Any, document: Row, names: Sequence[str]) -> None:
     """The difference of each arm to its baseline: mean and interval by Student's t; an open mark has no interval."""
-    axes.axvline(0, color="#555555", linewidth=1)
-    rows = [d for d in document["differences"] if d["score"] == "mdice" and d["arm"] in names]
+    baseline_of = {arm["arm"]: arm["baseline"] for arm in document["arms"]}
+    rows = [
+        d
+        for d in document["differences"]
+        if d["score"] == "mdice" and d["arm"] in names and d["baseline"] == baseline_of[d["arm"]]
+    ]
     for one in rows:
         if one["mean"] is None or one["at_equal"] != "steps":
             continue
@@ -82,6 +87,11 @@ def _intervals(axes: Any, document: Row, names: Sequence[str]) -> None:
             axes.plot([one["low"], one["high"]], [row, row], color=colour, linewidth=1.5)
         axes.plot([one["mean"]], [row], marker, color=colour, markersize=5, fillstyle="full" if known else "none")
     baselines = sorted({one["baseline"] for one in rows if one["at_equal"] == "steps"})
+    if not baselines:
+        axes.set_xticks([])
+        axes.text(0.5, 0.5, "nothing to compare", transform=axes.transAxes, ha="center", va="center", color="#555555")
+        return
+    axes.axvline(0, color="#555555", linewidth=1)
     against = baselines[0] if len(baselines) == 1 else "each arm's baseline"
     axes.set_xlabel(f"difference to {against}, mean and 95 % (t)")
 

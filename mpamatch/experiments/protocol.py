@@ -1,15 +1,11 @@
-"""What an experiment's cells are: one training each, planned from the data set, the arms, the seeds and the folds.
-
-A cell's plan is written into its folder before anything runs, so that a cell is always the one it says it is.
-"""
+"""What an experiment's cells are: one training each, planned from the data set, the arms, the seeds and the folds."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mpamatch.datasets import Dataset, DatasetItem, open_dataset
 from mpamatch.datasets.protocols import group_folds
@@ -17,11 +13,10 @@ from mpamatch.domain.recipe import Recipe
 from mpamatch.domain.splits import check_apart
 from mpamatch.errors import BadInput
 from mpamatch.experiments.arms import Arm, Experiment, arm_recipe
+from mpamatch.experiments.plans import CellPlan
 from mpamatch.experiments.regimes import labelled_count
 
 _FOLD_SEED = 0
-_PLACES = ("root", "start", "weights_dir")
-CELL_PLAN, CELL_RESULT, CELL_ERROR, CELL_LOG = "plan.json", "cell.json", "error.json", "log.txt"
 
 
 @dataclass(frozen=True)
@@ -46,8 +41,10 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(CellPlan):
     """The plan of one training and its scoring."""
+
+    PLACES: ClassVar[tuple[str, ...]] = ("root", "start", "weights_dir")
 
     arm: str
     seed: int
@@ -72,28 +69,21 @@ class Cell:
         return folder if self.fold is None else folder / f"fold-{self.fold}"
 
     @property
+    def words(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+    @property
     def steps(self) -> int:
         return self.recipe.steps(warm=False)
 
     def with_steps(self, steps: int) -> Cell:
         return replace(self, recipe=Recipe.from_json({**self.recipe.to_json(), "steps_cold": steps}))
 
-    def to_json(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        places = {name: None if (path := values[name]) is None else str(path) for name in _PLACES}
-        return {**values, **places, "recipe": self.recipe.to_json()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Cell:
-        """The inverse of :meth:`to_json`. Raises BadInput."""
-        try:
-            known = {name: values[name] for name in cls.__dataclass_fields__ if name not in _PLACES}
-            places = {name: None if values.get(name) is None else Path(values[name]) for name in _PLACES}
-            places["root"] = Path(values["root"])
-        except (KeyError, TypeError) as error:
-            raise BadInput("cell", f"its plan is damaged ({error!r})", "remove its folder") from error
-        recipe = Recipe.from_json(values["recipe"])
-        return cls(**{**known, **places, "recipe": recipe})
+    def comparable(self) -> dict[str, Any]:
+        """Without the steps, which may have been measured."""
+        values = super().comparable()
+        del values["steps_cold"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -173,11 +163,3 @@ def divide(data: Dataset, fold: int | None, folds: int) -> Division:
 def _masked(data: Dataset, items: Sequence[DatasetItem]) -> list[DatasetItem]:
     draws = getattr(data, "draw", None) is not None  # drawn tissue knows the mask of every item
     return [item for item in items if draws or item.mask is not None]
-
-
-def read_cell(folder: Path) -> Cell:
-    """The plan in a cell's folder. Raises BadInput."""
-    try:
-        return Cell.from_json(json.loads((folder / CELL_PLAN).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise BadInput(str(folder), f"holds no plan of a cell ({error})", "run the experiment's command") from error

@@ -15,7 +15,8 @@ from mpamatch.domain.metrics import mean_iou
 from mpamatch.experiments import statistics
 from mpamatch.experiments.arms import Arm, Experiment
 from mpamatch.experiments.machine import machine
-from mpamatch.experiments.protocol import CELL_ERROR, CELL_RESULT, Cell, Protocol, divisions_of
+from mpamatch.experiments.plans import CELL_ERROR, CELL_RESULT
+from mpamatch.experiments.protocol import Cell, Protocol, divisions_of
 from mpamatch.experiments.regimes import BOX_SIDE_PX
 
 SETS = ("val", "pool")
@@ -57,9 +58,10 @@ def collect(experiment: Experiment, protocol: Protocol, cells: Sequence[Cell], o
 def comparisons(experiment: Experiment) -> list[tuple[str, str, str]]:
     """Arm, what it is compared with, and what of the two is equal: the steps, or the training seconds."""
     names = {arm.name for arm in experiment.arms}
+    rivals = [(arm, rival, "steps") for arm, rival in experiment.rivals if arm in names]
     plain = [(arm.name, experiment.baseline_of(arm), "steps") for arm in experiment.arms if arm.seconds_of is None]
     timed = [(arm.seconds_of, arm.name, "seconds") for arm in experiment.arms if arm.seconds_of is not None]
-    return [one for one in (*plain, *timed) if one[1] in names and one[0] != one[1]]
+    return [one for one in (*plain, *rivals, *timed) if one[1] in names and one[0] != one[1]]
 
 
 def finite(value: Any) -> Any:
@@ -71,12 +73,22 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def listed(names: Sequence[str]) -> Row:
+    """A list of images as a document tells it: how many, and a checksum of their names."""
+    return {"images": len(names), "sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+
+
+def reason_line(said: Mapping[str, Any], places: Sequence[tuple[Path | None, str]]) -> str:
+    """Why a cell failed, in one line without the places of this machine: the document is made to be shown."""
+    text = f"{said['item']}: {said['problem']}"
+    for folder, name in (*places, (Path.home(), "~")):
+        if folder is not None:
+            text = text.replace(str(folder.resolve()), name)
+    return " ".join(text.split())
+
+
 def _dataset(protocol: Protocol) -> Row:
     divisions = divisions_of(protocol)
-
-    def listed(names: list[str]) -> Row:
-        return {"images": len(names), "sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
-
     return {
         "name": protocol.dataset,
         "classes": list(divisions[0].data.class_names),
@@ -90,6 +102,7 @@ def _dataset(protocol: Protocol) -> Row:
 
 def _protocol(protocol: Protocol, experiment: Experiment, cells: Sequence[Cell]) -> Row:
     """What all cells share, in words where a name would not do."""
+    folds = ", each the mean of its folds" if protocol.folds else ""
     return {
         "profile": protocol.profile,
         "regime": protocol.regime,
@@ -102,8 +115,8 @@ def _protocol(protocol: Protocol, experiment: Experiment, cells: Sequence[Cell])
         "scored": experiment.scored,
         "scored_at": "the working scale: images and masks shrunk by each cell's reduction; weights of the EMA teacher",
         "labels": f"two boxes of {BOX_SIDE_PX} px on each image" if protocol.regime == "sparse" else "whole images",
-        "interval": f"{statistics.CONFIDENCE:.0%}, Student's t over pairs; bootstrap of {statistics.BOOTSTRAP_DRAWS}"
-        f" draws over pairs and images, seed {RESAMPLING_SEED}",
+        "interval": f"{statistics.CONFIDENCE:.0%}, Student's t over seeds{folds}; bootstrap of"
+        f" {statistics.BOOTSTRAP_DRAWS} draws over seeds and images, seed {RESAMPLING_SEED}",
     }
 
 
@@ -119,19 +132,11 @@ def _cell_row(cell: Cell, arm: Arm, protocol: Protocol, out: Path) -> Row:
         row |= {**done, "state": "done"}
     elif (folder / CELL_ERROR).is_file():
         said = json.loads((folder / CELL_ERROR).read_text(encoding="utf-8"))
+        places = [(out, "OUT"), (protocol.root, "ROOT"), (protocol.weights_dir, "WEIGHTS")]
         # Weights that nobody brought, or a way of tuning that this encoder does not know.
         lacks = arm.may_lack and (said.get("kind") in _NOT_THERE or said.get("item") == "recipe.tuning")
-        row |= {"state": "not run" if lacks else "failed", "reason": _reason(said, protocol, out)}
+        row |= {"state": "not run" if lacks else "failed", "reason": reason_line(said, places)}
     return {**row, "per_image": per_image}
-
-
-def _reason(said: Mapping[str, Any], protocol: Protocol, out: Path) -> str:
-    """One line without the places of this machine: the document is made to be shown."""
-    text = f"{said['item']}: {said['problem']}"
-    places = [(out, "OUT"), (protocol.root, "ROOT"), (protocol.weights_dir, "WEIGHTS"), (Path.home(), "~")]
-    for folder, name in ((folder, name) for folder, name in places if folder is not None):
-        text = text.replace(str(folder.resolve()), name)
-    return " ".join(text.split())
 
 
 def _arm_row(arm: Arm, experiment: Experiment, rows: Sequence[Row]) -> Row:
@@ -182,7 +187,7 @@ def _differences(
     base_rows: Sequence[Row],
     scores: Mapping[Any, Mapping[str, Any]],
 ) -> list[Row]:
-    """One row for each set and score: units (seed, fold) in which both arms are done."""
+    """One row for each set and score, over the seeds and folds in which both arms are done; ``n`` counts seeds."""
     base = {(row["seed"], row["fold"]): row for row in base_rows if row["state"] == "done"}
     pairs = [(row, base[key]) for row in rows if row["state"] == "done" and (key := (row["seed"], row["fold"])) in base]
     found = []
@@ -190,7 +195,8 @@ def _differences(
         both = [(a, b) for a, b in pairs if a.get(name) and b.get(name)]
         if not both:
             continue
-        resampled = _bootstrap(name, both, scores)
+        seeds = [a["seed"] for a, _ in both]
+        resampled = _bootstrap(name, both, scores, seeds)
         for score in COMPARED:
             values = [[_nan(row[name][score]) for row in side] for side in zip(*both, strict=True)]
             drawn = resampled if score == "mdice" else None
@@ -199,7 +205,7 @@ def _differences(
                     **dict(zip(("arm", "baseline", "at_equal"), compared, strict=True)),
                     "set": name,
                     "score": score,
-                    **finite(vars(statistics.paired_difference(values[0], values[1]))),
+                    **finite(vars(statistics.paired_difference(values[0], values[1], groups=seeds))),
                     "bootstrap": None if drawn is None else finite(list(drawn)),
                     "pairs": [
                         {"seed": a["seed"], "fold": a["fold"], "difference": finite(x - y)}
@@ -211,16 +217,16 @@ def _differences(
 
 
 def _bootstrap(
-    name: str, pairs: Sequence[tuple[Row, Row]], scores: Mapping[Any, Mapping[str, Any]]
+    name: str, pairs: Sequence[tuple[Row, Row]], scores: Mapping[Any, Mapping[str, Any]], seeds: Sequence[int]
 ) -> tuple[float, float] | None:
-    """The interval over pairs and images; None where the two arms could not score the same images."""
+    """The interval over seeds and images; None where the two arms could not score the same images."""
     sides = [
         [_scored(scores[row["arm"], row["seed"], row["fold"]][name]) for row in side]
         for side in zip(*pairs, strict=True)
     ]
     if [one.images for one in sides[0]] != [one.images for one in sides[1]]:
         return None
-    return statistics.paired_bootstrap(sides[0], sides[1], seed=RESAMPLING_SEED)
+    return statistics.paired_bootstrap(sides[0], sides[1], seed=RESAMPLING_SEED, groups=seeds)
 
 
 def _scored(per_image: Sequence[Row]) -> statistics.ScoredSet:

@@ -9,27 +9,33 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from mpamatch.errors import Cancelled, Conflict, NotWritten
-from mpamatch.experiments.arms import Experiment
-from mpamatch.experiments.protocol import CELL_ERROR, CELL_LOG, CELL_PLAN, CELL_RESULT, Cell, read_cell
+from mpamatch.experiments.plans import CELL_ERROR, CELL_LOG, CELL_PLAN, CELL_RESULT, CellPlan, Plan, read_plan
 from mpamatch.files.whole_files import write_whole
+from mpamatch.training.run_files import PROGRESS_NAME
 
-Command = Callable[[Cell, Path], Sequence[str]]
+Command = Callable[[CellPlan, Path], Sequence[str]]
 """A cell and its folder -> the command that runs it."""
+
+Ready = Callable[[Plan, Sequence[Plan], Sequence[Plan]], Plan | str | None]
+"""A cell, those that are done and those that failed -> the cell as it is to run; None while it has to wait for another;
+why it never will run."""
 
 STOPPED, NOT_WRITTEN = 75, 74
 """Exit codes of a child that was stopped, and of one whose disk took no more; see mpamatch.cli.lifetime."""
+_ASKED = (STOPPED, -signal.SIGTERM, -signal.SIGINT)
+"""How a child ends that a signal reached, early or late."""
 
 _LOOK_S = 0.2
-_PROGRESS_NAME = "progress.jsonl"
 _TAIL_BYTES = 4096
 # A step that looks at the pool costs about twice one that does not; for the time that is left only.
 _POOL_COST = 2.0
@@ -48,26 +54,33 @@ class Progress:
 
 
 @dataclass
-class _Board:
+class _Board(Generic[Plan]):
     """Where each cell stands. ``waiting`` keeps the order of the plan."""
 
-    waiting: list[Cell]
-    running: dict[Cell, subprocess.Popen[bytes]] = field(default_factory=dict)
-    done: list[Cell] = field(default_factory=list)
-    failed: list[Cell] = field(default_factory=list)
+    waiting: list[Plan]
+    running: dict[Plan, subprocess.Popen[bytes]] = field(default_factory=dict)
+    done: list[Plan] = field(default_factory=list)
+    failed: list[Plan] = field(default_factory=list)
+
+
+def at_once(cell: Plan, done: Sequence[Plan], failed: Sequence[Plan]) -> Plan | str | None:
+    """The rule of cells that need no other."""
+    return cell
 
 
 def run_cells(
-    experiment: Experiment,
-    cells: Sequence[Cell],
+    name: str,
+    cells: Sequence[Plan],
     out: Path,
     *,
     jobs: int,
     command: Command,
     stop: Callable[[], bool],
     tell: Callable[[Progress], None] = lambda progress: None,
+    ready: Ready[Plan] = at_once,
 ) -> None:
-    """Bring every cell to its end, ``jobs`` at once. A failed cell leaves its reason and the rest goes on.
+    """Bring every cell of what is called ``name`` to its end, ``jobs`` at once. A failed cell leaves its reason and the
+    rest goes on.
 
     Cells that failed before are tried again. Raises Cancelled when ``stop`` says so, after every child has ended;
     Conflict when a folder holds the cell of another protocol; NotWritten when the disk takes no more.
@@ -76,28 +89,48 @@ def run_cells(
     try:
         while board.waiting or board.running:
             if stop():
+                _end_running(board, out, stop)
                 raise Cancelled(
-                    experiment.name,
+                    name,
                     f"stopped: {len(board.done)} of {len(cells)} cells are done",
                     "the same command goes on from there",
                 )
-            _start_ready(experiment, board, out, jobs, command)
+            _start_ready(board, out, jobs, command, ready)
             for cell, child in list(board.running.items()):
-                if child.poll() is not None:
-                    del board.running[cell]
-                    _note_end(cell, out / cell.place, child.returncode, board)
+                if child.poll() is None or (child.returncode in _ASKED and _stops_too(stop)):
+                    continue
+                del board.running[cell]
+                _note_end(cell, out / cell.place, child.returncode, board)
             tell(_progress(board, out))
             if board.running:
                 time.sleep(_LOOK_S)
     finally:
-        for child in board.running.values():
-            child.terminate()
-        for child in board.running.values():
-            child.wait()
+        _end_running(board, out, stop)
 
 
-def _board(cells: Sequence[Cell], out: Path) -> _Board:
-    board = _Board(waiting=[])
+def _stops_too(stop: Callable[[], bool]) -> bool:
+    """Whether the signal that ended a child is for all: it may reach this process a moment after its children."""
+    if not stop():
+        time.sleep(_LOOK_S)
+    return stop()
+
+
+def _end_running(board: _Board[Plan], out: Path, stop: Callable[[], bool]) -> None:
+    """Ask every child to end and wait until it has; those that were done in time count.
+
+    ``stop`` is asked meanwhile, which tells its owner that this waits for children and is not stuck.
+    """
+    for child in board.running.values():
+        child.terminate()
+    while any(child.poll() is None for child in board.running.values()):
+        stop()
+        time.sleep(_LOOK_S)
+    board.done += [cell for cell in board.running if (out / cell.place / CELL_RESULT).is_file()]
+    board.running.clear()
+
+
+def _board(cells: Sequence[Plan], out: Path) -> _Board[Plan]:
+    board: _Board[Plan] = _Board(waiting=[])
     for cell in cells:
         folder = out / cell.place
         _check_same(cell, folder)
@@ -109,30 +142,23 @@ def _board(cells: Sequence[Cell], out: Path) -> _Board:
     return board
 
 
-def _check_same(cell: Cell, folder: Path) -> None:
-    """The folder's cell is this one; where its plan is there already. Its steps may have been measured."""
+def _check_same(cell: CellPlan, folder: Path) -> None:
+    """The folder's cell is this one; where its plan is there already."""
     if not (folder / CELL_PLAN).is_file():
         return
-    found = read_cell(folder)
-    wanted, there = (_comparable(one) for one in (cell, found.with_steps(cell.recipe.steps_cold)))
+    wanted, there = cell.comparable(), read_plan(folder, type(cell)).comparable()
     if different := sorted(name for name in wanted if wanted[name] != there[name]):
         name = different[0]
         problem = f"holds a cell with {name} {there[name]}, not {wanted[name]}"
         raise Conflict(str(folder), problem, "give another --out, or the options it was begun with")
 
 
-def _comparable(cell: Cell) -> dict[str, Any]:
-    values = cell.to_json()
-    del values["keep_models"], values["root"], values["weights_dir"]
-    return {**values.pop("recipe"), **values}
-
-
-def _start_ready(experiment: Experiment, board: _Board, out: Path, jobs: int, command: Command) -> None:
-    """Start the first cells that need nothing more; one whose reference failed fails with it."""
+def _start_ready(board: _Board[Plan], out: Path, jobs: int, command: Command, rule: Ready[Plan]) -> None:
+    """Start the first cells that need nothing more; one that needs a failed one fails with it."""
     for cell in list(board.waiting):
         if len(board.running) >= jobs:
             return
-        ready = _with_seconds(experiment, cell, board, out)
+        ready = rule(cell, board.done, board.failed)
         if ready is None:
             continue
         board.waiting.remove(cell)
@@ -153,37 +179,7 @@ def _start_ready(experiment: Experiment, board: _Board, out: Path, jobs: int, co
         board.running[cell] = child
 
 
-def _with_seconds(experiment: Experiment, cell: Cell, board: _Board, out: Path) -> Cell | str | None:
-    """The cell as it is to run: as planned, or with as many steps as another arm's seconds hold at its own pace.
-
-    None while those arms still run; the reason when they failed. Steps that were once measured stay.
-    """
-    arm = experiment.arm(cell.arm)
-    if arm.seconds_of is None or arm.pace_of is None:
-        return cell
-    if (out / cell.place / CELL_PLAN).is_file():
-        return cell.with_steps(read_cell(out / cell.place).recipe.steps_cold)
-    for need in (arm.seconds_of, arm.pace_of):
-        if any(_is_sibling(one, cell, need) for one in board.failed):
-            return f"{need} of seed {cell.seed} failed: its seconds are not known"
-        if not any(_is_sibling(one, cell, need) for one in board.done):
-            return None
-    seconds = _result(cell, out, arm.seconds_of)["seconds"]
-    pace = _result(cell, out, arm.pace_of)["seconds_per_step"]
-    return cell.with_steps(max(1, round(seconds / pace)))
-
-
-def _is_sibling(one: Cell, cell: Cell, arm: str) -> bool:
-    return one.arm == arm and (one.seed, one.fold) == (cell.seed, cell.fold)
-
-
-def _result(cell: Cell, out: Path, arm: str) -> dict[str, Any]:
-    name = CELL_RESULT
-    place = Path("cells") / arm / Path(*cell.place.parts[2:])
-    return dict(json.loads((out / place / name).read_text(encoding="utf-8")))
-
-
-def _note_end(cell: Cell, folder: Path, code: int, board: _Board) -> None:
+def _note_end(cell: Plan, folder: Path, code: int, board: _Board[Plan]) -> None:
     if code == 0 and (folder / CELL_RESULT).is_file():
         board.done.append(cell)
         return
@@ -209,8 +205,8 @@ def write_reason(folder: Path, problem: str, kind: str = "Unavailable") -> None:
     write_whole(folder / CELL_ERROR, (json.dumps(row) + "\n").encode())
 
 
-def _progress(board: _Board, out: Path) -> Progress:
-    def cost(cell: Cell) -> float:
+def _progress(board: _Board[Plan], out: Path) -> Progress:
+    def cost(cell: CellPlan) -> float:
         return cell.steps * (_POOL_COST if cell.recipe.uses_pool else 1.0)
 
     ended = [*board.done, *board.failed]
@@ -221,13 +217,13 @@ def _progress(board: _Board, out: Path) -> Progress:
         cells=len(ended) + len(board.waiting) + len(shares),
         work=sum(map(cost, ended)) + sum(cost(cell) * share for cell, share in shares.items()),
         whole_work=sum(map(cost, [*ended, *board.waiting, *shares])),
-        running=tuple(f"{cell.arm} seed {cell.seed}" for cell in shares),
+        running=tuple(cell.words for cell in shares),
     )
 
 
 def _share(folder: Path) -> float:
     """How much of a running cell is behind it, by the last line of its progress."""
-    path = folder / _PROGRESS_NAME
+    path = folder / PROGRESS_NAME
     if not path.is_file():
         return 0.0
     with path.open("rb") as lines:
@@ -250,6 +246,10 @@ def threads_of(jobs: int) -> int:
 
 
 def child_command(threads: int, module: str) -> Command:
-    """The command of a cell: this interpreter with ``-m module FOLDER``, its threads set before torch is loaded."""
+    """The command of a cell: this interpreter with ``-m module FOLDER PARENT``, its threads set before torch is loaded.
+
+    PARENT is this process, with which the child ends.
+    """
     settings = (f"OMP_NUM_THREADS={threads}", "OMP_WAIT_POLICY=passive", "GOMP_SPINCOUNT=0")
-    return lambda cell, folder: ["/usr/bin/env", *settings, sys.executable, "-m", module, str(folder)]
+    program, parent = (sys.executable, "-m", module), str(os.getpid())
+    return lambda cell, folder: ["/usr/bin/env", *settings, *program, str(folder), parent]

@@ -22,7 +22,7 @@ def block(document: Row) -> str:
     for equal in ("steps", "training seconds"):
         rows = [one for one in document["differences"] if one["at_equal"] == equal.split()[-1]]
         parts.append(f"Paired differences at equal {equal}:\n\n{_differences_table(rows)}" if rows else "")
-    parts.append(_missing(document))
+    parts += [_without_baseline(document), _missing(document)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -38,7 +38,7 @@ def _what(document: Row) -> str:
     if protocol["folds"]:
         where = f"{len(lists)} folds of whole groups of the train list"
     labelled = sorted({count for arm in document["arms"] for count in arm["labelled_images"]})
-    reductions = sorted({f"{one:g}" for arm in document["arms"] for one in arm["reduction"]})
+    reductions = sorted({one for arm in document["arms"] for one in arm["reduction"]})
     sentences = [
         f"{_title(document)}: {where}; labelled: {', '.join(map(str, labelled)) or '-'} ({protocol['labels']});"
         f" seeds: {len(protocol['seeds'])}; encoder: {', '.join(protocol['encoder'])}.",
@@ -47,13 +47,17 @@ def _what(document: Row) -> str:
         sentences.append("Every cell begins with the same trained model and takes the whole schedule.")
     if protocol["scored"]:
         held_out = "the fold that was left out" if protocol["folds"] else "the validation list"
+        hidden = "what is outside their boxes" if protocol["regime"] == "sparse" else "those without labels"
         sentences.append(
-            f"Dice at 1/{' and 1/'.join(reductions) or '?'} of the images' size, of whole images, by the weights of the"
-            f" EMA teacher for every arm. `val`: {held_out}. `pool`: the train images without labels, which"
-            " methods with a pool have seen. Mean Dice: over classes with background, pixels pooled."
+            f"Dice at {sizes(reductions)}, of whole images, by the weights of the EMA teacher for every arm. `val`:"
+            f" {held_out}. `pool`: of the train images {hidden}, which methods with a pool have seen. Mean Dice: over"
+            " classes with background, pixels pooled."
         )
     if protocol["folds"]:
-        sentences.append("Pairs are seeds and folds; folds share train images, so that intervals are too narrow.")
+        sentences.append(
+            "Differences count seeds: the folds of one share train images, so that their mean is one value. A standard"
+            " deviation beside an arm is that of its cells."
+        )
     sentences.append(
         f"{machine['cpu']}, {machine['cores']} cores, threads a cell: {protocol['threads']};"
         f" torch {machine['versions'].get('torch', '?')}."
@@ -68,21 +72,21 @@ def _scores_table(document: Row) -> str:
             rows.append([arm["arm"], _state(arm), *[""] * 10])
             continue
         val, pool = arm["val"], arm["pool"]
-        sure = " / ".join(_number(val[name]["mean"], 2) for name in ("confident_share", "confident_accuracy"))
+        sure = " / ".join(number(val[name]["mean"], 2) or "-" for name in ("confident_share", "confident_accuracy"))
         rows.append(
             [
                 arm["arm"],
                 _state(arm),
-                _spread(val["mdice"]),
-                _spread(val["foreground_dice"]),
-                _spread(val["image_foreground_dice"]),
-                _spread(pool["mdice"]),
-                _number(val["ece"]["mean"], 3),
+                spread(val["mdice"]),
+                spread(val["foreground_dice"]),
+                spread(val["image_foreground_dice"]),
+                spread(pool["mdice"]),
+                number(val["ece"]["mean"], 3),
                 sure,
-                _number(arm["steps"]["mean"], 0),
-                _number(arm["seconds_per_step"]["mean"], 3),
-                _number(arm["seconds"]["mean"], 0),
-                _number(arm["peak_memory_mib"]["mean"], 0),
+                number(arm["steps"]["mean"], 0),
+                number(arm["seconds_per_step"]["mean"], 3),
+                number(arm["seconds"]["mean"], 0),
+                number(arm["peak_memory_mib"]["mean"], 0),
             ]
         )
     head = ["arm", "cells", "val mean Dice", "val foreground", "val per image", "pool mean Dice", "val ECE"]
@@ -98,9 +102,9 @@ def _costs_table(document: Row) -> str:
             [
                 arm["arm"],
                 _state(arm),
-                _number(own, 3),
-                _number(own / base if own and base else None, 2),
-                _number(arm["peak_memory_mib"]["mean"], 0),
+                number(own, 3),
+                number(own / base if own and base else None, 2),
+                number(arm["peak_memory_mib"]["mean"], 0),
             ]
         )
     return table(["arm", "cells", "s/step", "to its baseline", "MiB"], rows)
@@ -119,13 +123,19 @@ def _differences_table(differences: Sequence[Row]) -> str:
                 one["set"],
                 _SCORE_NAMES[one["score"]],
                 str(one["n"]),
-                _signed(one["mean"]),
-                f"{_signed(one['low'])} to {_signed(one['high'])}" if one["low"] is not None else "",
-                f"{_signed(drawn[0])} to {_signed(drawn[1])}" if drawn and drawn[0] is not None else "",
+                signed(one["mean"]),
+                f"{signed(one['low'])} to {signed(one['high'])}" if one["low"] is not None else "",
+                f"{signed(drawn[0])} to {signed(drawn[1])}" if drawn and drawn[0] is not None else "",
                 signs,
             ]
         )
     return table(["difference", "on", "Dice", "n", "mean", "95 %, t", "95 %, bootstrap", "signs"], rows)
+
+
+def _without_baseline(document: Row) -> str:
+    names = {arm["arm"] for arm in document["arms"]}
+    alone = [f"{arm['arm']} (with {arm['baseline']})" for arm in document["arms"] if arm["baseline"] not in names]
+    return f"Not compared, since the baseline was left out: {', '.join(alone)}." if alone else ""
 
 
 def _missing(document: Row) -> str:
@@ -146,15 +156,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
-def _spread(figures: Row) -> str:
+def spread(figures: Row) -> str:
+    """A mean with its standard deviation; empty where nothing is known."""
     if figures["mean"] is None:
         return ""
     return f"{figures['mean']:.4f}" + (f" ± {figures['sd']:.4f}" if figures["sd"] is not None else "")
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """With its sign and four digits."""
     return "" if value is None else f"{value:+.4f}"
 
 
-def _number(value: float | None, digits: int) -> str:
+def sizes(reductions: Sequence[float]) -> str:
+    """At which sizes of the images something was scored."""
+    words = ["the images' own size" if one == 1 else f"1/{one:g} of the images' size" for one in reductions]
+    return " and ".join(words) or "a size that is not known yet"
+
+
+def number(value: float | None, digits: int) -> str:
+    """With so many digits; empty where it is not known."""
     return "" if value is None else f"{value:.{digits}f}"

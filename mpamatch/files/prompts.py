@@ -9,33 +9,45 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from mpamatch.domain.prompts import PromptFile, Texts, texts_by_class
+from mpamatch.domain.prompts import PROMPT_SETS, PromptFile, Texts, texts_by_class
 from mpamatch.errors import BadInput, NotFound
 
 _LEXICON = "lexicon"
 
 
-def class_texts(
-    class_names: Sequence[str],
-    prompts: str,
-    *,
-    dataset: str | Path | None,
-    own: Mapping[str, Sequence[str]] | None = None,
-) -> tuple[Texts, ...]:
+def class_texts(class_names: Sequence[str], prompts: str, *, dataset: str | None) -> tuple[Texts, ...]:
     """The texts of each class in a set (``P-nonsim``, ...), in the order of ``class_names``; each has one at least.
 
-    ``dataset`` is a data set's name (``glas``, ``ebhi``, ``ebhi-gland``) or the path of a prompt file; classes that it
-    does not know, and projects without one, take their texts from a small lexicon or speak of themselves by name.
-    ``own`` are texts by class name that come before all. Raises BadInput or NotFound.
+    ``dataset`` is a data set's name (``glas``, ``ebhi``, ``ebhi-gland``); classes that it does not know, and projects
+    without one, take their texts from a small lexicon or speak of themselves by name. Raises BadInput.
 
     >>> class_texts(["background", "gland"], "T-sim", dataset="glas")
     (('background',), ('gland',))
     """
-    if isinstance(dataset, Path):
-        chosen = [read_prompt_file(dataset)]
-    else:
-        chosen = [one for one in prompt_files() if dataset in (one.dataset, one.name)]
-    return texts_by_class(class_names, prompts, files=chosen, lexicon=_shipped()[_LEXICON], own=own)
+    chosen = [one for one in prompt_files() if dataset in (one.dataset, one.name)]
+    return texts_by_class(class_names, prompts, files=chosen, lexicon=_shipped()[_LEXICON])
+
+
+def own_texts(class_names: Sequence[str], prompts: str, path: Path) -> tuple[Texts, ...]:
+    """The texts of each class in a set of a person's own file, in the order of ``class_names``.
+
+    The file has to speak of these classes, each by its name or an alias, and of no other: a slip in a name would
+    otherwise train on words that nobody wrote. Raises NotFound, or BadInput saying what is wrong.
+    """
+    if prompts not in PROMPT_SETS:
+        raise BadInput(f"prompts {prompts!r}", "unknown set", f"one of {', '.join(PROMPT_SETS)}")
+    file = read_prompt_file(path)
+    found = [file.of(name) for name in class_names]
+    if unknown := [one.name for one in file.classes if one not in found]:
+        raise BadInput(f"{path}: class {unknown[0]!r}", "is unknown", f"the classes are {', '.join(class_names)}")
+    texts = list[Texts]()
+    for name, one in zip(class_names, found, strict=True):
+        if one is None:
+            raise BadInput(f"{path}: class {name!r}", "has no texts", "give it texts in each set, as the others have")
+        if found.count(one) > 1:
+            raise BadInput(f"{path}: class {one.name!r}", "stands for two classes", "give each of them its own texts")
+        texts.append(one.sets[prompts])
+    return tuple(texts)
 
 
 def prompt_files() -> tuple[PromptFile, ...]:

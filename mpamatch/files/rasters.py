@@ -36,6 +36,24 @@ def decode_raster(data: bytes, *, budget_px: int = RASTER_BUDGET_PX) -> UInt8Arr
         raise BadInput("raster", f"damaged ({error})", "make the prediction again") from error
 
 
+def decode_class_ids(data: bytes, *, size_px: tuple[int, int]) -> UInt8Array:
+    """Class ids of a mask that somebody sent, uint8 (H, W): the values of a grey PNG, the indices of an indexed one.
+
+    ``size_px``: the (width, height) that it must have; another one is refused before its pixels are read. Raises
+    BadInput for anything else; colours are never class ids.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.mode not in ("L", "P"):
+            raise BadInput("mask", f"has the mode {image.mode}", "send class ids as an indexed or 8-bit grey PNG")
+        if image.size != size_px:
+            problem = f"has {image.width} x {image.height} px, its picture {size_px[0]} x {size_px[1]}"
+            raise BadInput("mask", problem, "send it at the size of the picture")
+        return np.array(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput("mask", f"is damaged or no PNG ({error})", "send an indexed or 8-bit grey PNG") from error
+
+
 def encode_instances(instances: npt.NDArray[np.uint16]) -> bytes:
     """uint16 (H, W) as 16-bit grey PNG, lossless: the number of the object that each pixel belongs to."""
     if instances.dtype != np.uint16 or instances.ndim != 2:

@@ -69,6 +69,10 @@ class PrototypeBranch(nn.Module):
         assert self.projection is not None
         return functional.normalize(self.projection(self.text_vectors if vectors is None else vectors).float(), dim=1)
 
+    def text_parameters(self) -> list[nn.Parameter]:
+        """What the branch learns of the texts: the projection and the scale; nothing without texts."""
+        return [] if self.projection is None else [*self.projection.parameters(), self.text_scale]
+
     def refine(self, feature: Tensor) -> Tensor:
         """The decoder's feature (B, q, h, w) after a look at every prototype that there is so far."""
         if self.attention is None:
@@ -79,7 +83,8 @@ class PrototypeBranch(nn.Module):
             active.append(self.bank.active.flatten())
         if self.projection is not None:
             rows.append(self.text_prototypes().detach())
-            active.append(self.text_vectors.any(dim=1))
+            # Compared, not asked directly: ONNX's exporter cuts numbers to whole ones before it looks for any.
+            active.append((self.text_vectors != 0).any(dim=1))
         changed: Tensor = self.attention(feature, torch.cat(rows), torch.cat(active))
         return changed
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import resource
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -114,6 +117,22 @@ def device_lost(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and "cuda" in text and any(word in text for word in _LOST)
+
+
+def peak_memory_mib(device: str = "cpu") -> float:
+    """The most memory this process has held, in MiB: what its tensors took on a GPU, else its resident memory.
+
+    Linux's getrusage also counts the parent at the time of the fork; the status file does not.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
 def release_memory(device: str | torch.device) -> None:

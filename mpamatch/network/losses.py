@@ -6,7 +6,8 @@ pixels, never only the confident ones, so that few confident pixels make a small
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -44,6 +45,29 @@ def dice_loss(logits: Tensor, mask: Tensor, join: Join | None = None) -> Tensor:
 
     With ``join`` the batch is that of all processes; only what these logits (B, C, H, W) add has a gradient.
     """
+    overlap, total, present = _dice_sums(logits, mask)
+    if join is not None:
+        mine = torch.stack([overlap.detach(), total.detach(), present])
+        others = join(mine.cpu()).to(mine) - mine
+        overlap, total, present = overlap + others[0], total + others[1], present + others[2]
+    return _dice(overlap, total, present)
+
+
+def pooled_supervised_loss(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """L_x over the pixels of all batches of logits and masks as if they were one; nan without a labelled pixel."""
+    cross_entropy, count, sums = 0.0, 0, None
+    for logits, mask in batches:
+        seen = int((mask != IGNORE).sum())
+        if seen:
+            cross_entropy += float(functional.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum"))
+            count += seen
+            more = torch.stack(_dice_sums(logits, mask)).double()
+            sums = more if sums is None else sums + more
+    return math.nan if sums is None else 0.5 * cross_entropy / count + 0.5 * float(_dice(*sums))
+
+
+def _dice_sums(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By class, float (C,): overlap, both areas together, and pixels that are labelled or predicted so."""
     class_count = logits.shape[1]
     seen = mask != IGNORE
     truth = functional.one_hot(torch.where(seen, mask, 0), class_count).permute(0, 3, 1, 2)
@@ -53,10 +77,10 @@ def dice_loss(logits: Tensor, mask: Tensor, join: Join | None = None) -> Tensor:
     total = shares.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
     predicted = functional.one_hot(logits.detach().argmax(dim=1), class_count).permute(0, 3, 1, 2) * seen[:, None]
     present = (truth.sum(dim=(0, 2, 3)) + predicted.sum(dim=(0, 2, 3))).float()
-    if join is not None:
-        mine = torch.stack([overlap.detach(), total.detach(), present])
-        others = join(mine.cpu()).to(mine) - mine
-        overlap, total, present = overlap + others[0], total + others[1], present + others[2]
+    return overlap, total, present
+
+
+def _dice(overlap: Tensor, total: Tensor, present: Tensor) -> Tensor:
     present = present > 0
     dice = 1 - (2 * overlap + _DICE_SMOOTHING) / (total + _DICE_SMOOTHING)
     return (dice * present).sum() / present.sum().clamp(min=1)

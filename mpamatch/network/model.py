@@ -96,7 +96,11 @@ class Segmenter(nn.Module):
 
 
 def segmenter_record(recipe: Recipe) -> EncoderRecord:
-    """The record of a recipe's segmenter: its encoder with its skips and norm. Raises NotFound or BadInput."""
+    """The record of a recipe's segmenter: its encoder with its skips, which are settled by now, and its norm.
+
+    Raises NotFound or BadInput.
+    """
+    assert recipe.skips != "auto"
     return with_options(encoder_record(recipe.encoder), skips=recipe.skips, decoder_norm=recipe.decoder_norm)
 
 
@@ -137,14 +141,14 @@ def channel_gains_pair(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Complementary dropout of feature channels for two strong views of ``batch`` tiles.
 
-    Each level's gains are m in {0, 2} and 2 - m, so the pair sums to 2; a random half of the tiles is left whole
-    (none at batch 1). Source: UniMatch V2 (Yang et al. 2024), complementary channel-wise dropout.
+    Each level's gains are m in {0, 2} and 2 - m, so the pair sums to 2; a random half of the tiles is left whole at
+    every level (none at batch 1). Source: UniMatch V2 (Yang et al. 2024), complementary channel-wise dropout.
     """
     first, second = [], []
+    whole = torch.randperm(batch, generator=generator)[: batch // 2]
     for channels in record.channels:
         gains = 2.0 * torch.bernoulli(torch.full((batch, channels), 0.5), generator=generator)
         other = 2.0 - gains
-        whole = torch.randperm(batch, generator=generator)[: batch // 2]
         gains[whole] = 1.0
         other[whole] = 1.0
         first.append(gains)

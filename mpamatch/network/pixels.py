@@ -34,4 +34,4 @@ def normalise(images: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[flo
     """uint8 (N, H, W, 3) -> float32 (N, 3, H, W), channels last in memory, zero at the encoder's mean."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # keeps the strides, which are channels last
     scale = torch.tensor(std).view(1, 3, 1, 1) * 255
-    return (x - torch.tensor(mean).view(1, 3, 1, 1) * 255) / scale
+    return x.sub_(torch.tensor(mean).view(1, 3, 1, 1) * 255).div_(scale)

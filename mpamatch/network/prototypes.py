@@ -255,16 +255,17 @@ def health(bank: PrototypeBank) -> Health | None:
     same = classes[:, None] == classes[None]
     apart = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     within, between = cosine[same & apart], cosine[~same]
-    used = []
+    used, of_several = [], []
     for usage in [u[a] for u, a in zip(bank.usage, bank.active, strict=True) if bool(a.any())]:
         share = usage / usage.sum().clamp(min=1e-12)
         used.append(float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum())))
+        if len(usage) > 1:
+            of_several.append(used[-1])
     most = float(between.max()) if len(between) else math.nan
-    several = bool((bank.active.sum(dim=1) > 1).any())
     return Health(
         within=float(within.mean()) if len(within) else math.nan,
         between=float(between.mean()) if len(between) else math.nan,
         most_between=most,
         used=sum(used) / len(used),
-        collapsed=most > 0.95 or (several and min(used) < 1.5),
+        collapsed=most > 0.95 or min(of_several, default=math.inf) < 1.5,
     )

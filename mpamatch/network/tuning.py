@@ -26,9 +26,15 @@ Mode = Literal["full", "partial", "lora", "frozen"]
 Named = tuple[str, nn.Parameter]
 Group = dict[str, Any]
 
+TEXT_LR = 1e-3
+"""The rate of all that learns with the texts, whatever the encoder: the context before their words, the projection of
+their vectors and the scale of their similarities. They do not decay. Source: CoOp (Zhou et al. 2022), as MPAMatch uses
+it; a constant, so that what is learnt of words compares between recipes.
+"""
+
 _CHECKPOINTED_DIM = 1024
-# Embeddings, gates and learned context are no matrices, whatever their shape: they do not decay.
-_NO_DECAY = ("pos_embed", "cls_token", "reg_token", "gamma", "context")
+# Embeddings and gates are no matrices, whatever their shape: they do not decay.
+_NO_DECAY = ("pos_embed", "cls_token", "reg_token", "gamma")
 
 
 def tuning_mode(record: EncoderRecord, recipe: Recipe) -> Mode:
@@ -79,16 +85,27 @@ def make_teacher(model: Segmenter) -> Segmenter:
 def parameter_groups(model: Segmenter, recipe: Recipe) -> list[Group]:
     """Groups for AdamW of all that trains: encoder, decoder, head, then any other part; matrices before the rest.
 
-    Only matrices and kernels decay. Each group has ``params``, ``lr`` and ``weight_decay``.
+    What belongs to the texts comes last, at its own rate. Of the others only matrices and kernels decay. Each group has
+    ``params``, ``lr`` and ``weight_decay``.
     """
+    words = [] if model.branch is None else model.branch.text_parameters()
+    ours = {id(p) for p in words}
     rate = recipe.lr if model.record.family == "cnn" else recipe.vit_lr
     groups = _encoder_groups(model, recipe)
     known = ("encoder", "decoder", "head")
     others = [name for name, _ in model.named_children() if name not in known]
     for name in ("decoder", "head", *others):
-        groups += _pair(model.get_submodule(name).named_parameters(), rate, recipe)
+        part = model.get_submodule(name).named_parameters()
+        groups += _pair(((name, p) for name, p in part if id(p) not in ours), rate, recipe)
     own = [(name, p) for name, p in model.named_parameters(recurse=False)]
-    return groups + _pair(own, rate, recipe)
+    groups += _pair(own, rate, recipe)
+    return groups + text_groups(words)
+
+
+def text_groups(parameters: Iterable[nn.Parameter]) -> list[Group]:
+    """The group of what trains with the texts, like those of :func:`parameter_groups`; none where nothing does."""
+    learning = [p for p in parameters if p.requires_grad]
+    return [{"params": learning, "lr": TEXT_LR, "weight_decay": 0.0}] if learning else []
 
 
 def _encoder_groups(model: Segmenter, recipe: Recipe) -> list[Group]:

@@ -74,6 +74,12 @@ class TileReader:
             self._kept_bytes -= dropped.image.nbytes + dropped.mask.nbytes
         return tile
 
+    def mask(self, sample: Sample) -> NDArray[np.uint8]:
+        """The mask of a labelled sample at the working scale, without its image. Raises BadInput naming the file."""
+        assert sample.mask is not None
+        mask = read_class_ids(sample.mask, self._class_count, abstentions=True)
+        return reduce_mask(mask, self._reduction_of(sample))
+
     def _load(self, sample: Sample) -> Tile:
         image = read_image(sample.image)
         mask: NDArray[np.uint8] = np.full(image.shape[:2], IGNORE, np.uint8)
@@ -82,8 +88,11 @@ class TileReader:
             if mask.shape != image.shape[:2]:
                 size = f"{mask.shape[1]} x {mask.shape[0]} px, its image {image.shape[1]} x {image.shape[0]} px"
                 raise BadInput(str(sample.mask), size, "give a mask of the image's size")
-        reduction = self._scale.reduction_at(sample.um_per_px) or self._reduction
+        reduction = self._reduction_of(sample)
         return Tile(reduce_image(image, reduction), reduce_mask(mask, reduction))
+
+    def _reduction_of(self, sample: Sample) -> float:
+        return self._scale.reduction_at(sample.um_per_px) or self._reduction
 
 
 def read_class_ids(path: Path, class_count: int, *, abstentions: bool = False) -> NDArray[np.uint8]:
@@ -100,7 +109,7 @@ def read_class_ids(path: Path, class_count: int, *, abstentions: bool = False) -
     worst = int(mask[mask < ABSTAIN].max(initial=0))
     if worst >= class_count:
         raise BadInput(str(path), f"holds class id {worst}", f"ids below {class_count}, or {IGNORE} for none")
-    return mask if abstentions else _as_labels(mask)
+    return mask if abstentions else as_labels(mask)
 
 
 Mix = tuple[int, MixBox]
@@ -174,6 +183,11 @@ class Streams:
         """How many labelled tiles the stream shows."""
         return len(self._labelled)
 
+    def labelled_classes(self) -> frozenset[int]:
+        """The classes with a label in any labelled tile at the working scale; reads every mask."""
+        found = (np.unique(as_labels(self._reader.mask(sample))) for sample in self._labelled)
+        return frozenset(int(i) for ids in found for i in ids if i != IGNORE)
+
     def labelled_batch(self, step: int, slots: range | None = None) -> LabelledBatch:
         """The labelled views of a step, light photometry included; of some ``slots`` (at least one) or of all."""
         views = []
@@ -184,7 +198,7 @@ class Streams:
             view = weak_view(self._reader.read(sample), self._recipe, rng, self._fill, supervised=True)
             image = photometric(view.image, self._recipe.labelled_photometry, rng)
             views.append(View(image, view.mask, view.pad))
-        return LabelledBatch(self._tensor(views), _stacked([_as_labels(v.mask) for v in views]).long())
+        return LabelledBatch(self._tensor(views), _stacked([as_labels(v.mask) for v in views]).long())
 
     def pool_batch(self, step: int, slots: range | None = None) -> PoolBatch:
         """The weak and strong views of a step's pool tiles; of some ``slots`` (at least one) or of all.
@@ -208,7 +222,7 @@ class Streams:
         return PoolBatch(
             weak=self._tensor(list(weak.values())),
             strong=tuple(strong),
-            labels=_stacked([_as_labels(v.mask) for v in weak.values()]).long(),
+            labels=_stacked([as_labels(v.mask) for v in weak.values()]).long(),
             valid=~_stacked([v.pad | (v.mask == ABSTAIN) for v in weak.values()]),
             mixes=tuple(mixes),
         )
@@ -293,7 +307,7 @@ class Streams:
         return x.masked_fill(pads[:, None], 0.0) if bool(pads.any()) else x
 
 
-def _as_labels(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def as_labels(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A mask in which abstentions are no labels."""
     return np.where(mask == ABSTAIN, np.uint8(IGNORE), mask)
 

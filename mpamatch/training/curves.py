@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _INK = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_WEIGHTS = ("labelled", "unlabelled", "prototype", "pool_prototype")
 _NAMES = {
     "x": "labelled (L_x)",
     "u": "pool (L_u)",
@@ -42,7 +43,11 @@ def _flat(row: Mapping[str, Any]) -> dict[str, float]:
     found |= {"mask_ratio/all": row.get("mask_ratio"), "gradient_norm": row.get("gradient_norm")}
     found |= {f"mask_ratio/class {c}": v for c, v in enumerate(row.get("class_mask_ratio") or ())}
     found |= {f"prototypes/{name}": value for name, value in (row.get("prototypes") or {}).items()}
-    found |= {f"weight/{name}": row.get(f"{name}_weight") for name in ("unlabelled", "prototype")}
+    found |= {f"weight/{name}": row.get(f"{name}_weight") for name in _WEIGHTS}
+    found |= {name: row.get(name) for name in ("images_per_s", "peak_memory_mib")}
+    checked = row.get("pseudo_labels") or {}
+    if checked.get("step") == row["step"]:  # later steps repeat it
+        found |= {f"pseudo_labels/{name}": checked[name] for name in ("accuracy", "share")}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from mpamatch.domain import metrics
 from mpamatch.domain.classes import IGNORE, ClassSet
 from mpamatch.domain.objects import class_objects
 from mpamatch.domain.recipe import STRIDE_PX
+from mpamatch.errors import BadInput
 from mpamatch.inference import Predictor
+from mpamatch.network.losses import pooled_supervised_loss
 from mpamatch.network.pixels import normalise
-from mpamatch.network.weights import LoadedModel
+from mpamatch.network.weights import LoadedModel, WorkingScale
+from mpamatch.training.batches import as_labels
 from mpamatch.training.views import Tile
 
+_LEAST_SHARE = 1e-30
 _TEMPERATURE_STEPS = 41
 _MOST_PATCHES = 16
 _ALWAYS = ("mdice", "foreground_dice", "miou")
@@ -145,6 +150,24 @@ def evaluate(
     return Evaluation(classes, tuple(images), calibration, confident, right)
 
 
+def labelled_loss(loaded: LoadedModel, tiles: Sequence[Tile]) -> float:
+    """L_x over the labelled pixels of all ``tiles`` (at working scale) together, of what the model predicts there.
+
+    nan without any such pixel, and where the model answers with no numbers.
+    """
+    predictor = Predictor(replace(loaded, config=replace(loaded.config, scale=WorkingScale(1.0))))
+
+    def answers() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for tile in tiles:
+            shares = torch.from_numpy(predictor.predict(tile.image))[None]
+            yield shares.clamp(min=_LEAST_SHARE).log(), torch.from_numpy(as_labels(tile.mask))[None].long()
+
+    try:
+        return pooled_supervised_loss(answers())
+    except BadInput:
+        return math.nan
+
+
 def fit_temperature(loaded: LoadedModel, tiles: Sequence[Tile], *, units: int) -> float:
     """The temperature, at least 1, that makes the model's confidence on ``tiles`` (at working scale) honest.
 
@@ -175,8 +198,16 @@ def _labelled_logits(loaded: LoadedModel, tiles: Sequence[Tile]) -> tuple[torch.
     return torch.cat([a for a, _ in found]), torch.cat([b for _, b in found])
 
 
+def labelled_patches(tile: Tile, patch_px: int) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """The patches of a tile with a label in them: images uint8 (S, S, 3) and masks uint8 (S, S)."""
+    return [(image, mask) for image, mask in _patches(tile, patch_px) if (mask != IGNORE).any()]
+
+
 def _patches(tile: Tile, patch_px: int) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """The tile in patches side by side, each continued by reflection to sides the network takes; pad is unlabelled."""
+    """The tile in patches side by side, each continued by reflection to sides the network takes; pad is unlabelled.
+
+    So is where a person could not tell.
+    """
     height_px, width_px = tile.mask.shape
     side_px = min(patch_px, STRIDE_PX * -(-max(height_px, width_px) // STRIDE_PX))
     patches = []
@@ -185,5 +216,5 @@ def _patches(tile: Tile, patch_px: int) -> list[tuple[NDArray[np.uint8], NDArray
             image, mask = tile.image[y : y + side_px, x : x + side_px], tile.mask[y : y + side_px, x : x + side_px]
             rest = ((0, side_px - mask.shape[0]), (0, side_px - mask.shape[1]))
             image = np.pad(image, (*rest, (0, 0)), mode="reflect")
-            patches.append((image, np.pad(mask, rest, constant_values=IGNORE)))
+            patches.append((image, np.pad(as_labels(mask), rest, constant_values=IGNORE)))
     return patches

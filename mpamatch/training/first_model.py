@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mpamatch.domain.object_sizes import skips_for
+from mpamatch.domain.recipe import Recipe
+from mpamatch.errors import BadInput
 from mpamatch.files.prompts import class_texts
 from mpamatch.network.branch import BranchShape, PrototypeBranch
+from mpamatch.network.encoders import encoder_record, with_options
 from mpamatch.network.model import Segmenter, add_branch, build_segmenter, segmenter_record
 from mpamatch.network.text import ClassTexts, build_class_texts
-from mpamatch.network.weights import LoadedModel, load_model
+from mpamatch.network.weights import LoadedModel, load_model, read_config
 from mpamatch.training.run_spec import RunSpec
+
+_WITHOUT_WORDS = ("learned", "shuffled")
+"""Text encoders that read nothing of what the classes are called."""
+_SAME_TEXT_COSINE = 0.98
+"""From here on two texts are one to the encoder: words that it does not know give 1."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,59 @@ class FirstModel:
     notes: list[str] = field(default_factory=list)
 
 
+def settled_skips(spec: RunSpec, median_px: Callable[[], float | None]) -> tuple[Recipe, str | None]:
+    """The recipe of ``spec`` without ``skips=auto``, and one line on what that came to, where it was a question.
+
+    A start whose network fits keeps what was settled when it was first built. Else ``median_px`` is asked for the size
+    of the labelled objects at the working scale, None where there is none. Encoders with finer features of their own
+    take nothing more. Raises NotFound or BadInput without the start's config.
+    """
+    recipe = spec.recipe
+    if recipe.skips != "auto":
+        return recipe, None
+    encoder = encoder_record(recipe.encoder)
+    if encoder.family != "vit":
+        return replace(recipe, skips="none"), None
+    if spec.start is not None:
+        begun = read_config(spec.start)
+        if begun.encoder == with_options(encoder, skips=begun.encoder.skips, decoder_norm=recipe.decoder_norm):
+            skips = begun.encoder.skips
+            return replace(recipe, skips=skips), f"skips=auto is {skips}, as in {begun.version}"
+    size_px = median_px()
+    skips = skips_for(size_px, recipe.stem_below_px)
+    seen = "no object is labelled" if size_px is None else f"the median object is {size_px:.0f} px across"
+    return replace(recipe, skips=skips), f"skips=auto is {skips}: {seen}"
+
+
+def settled_texts(spec: RunSpec) -> tuple[Recipe, str | None]:
+    """The recipe of ``spec``, without its texts where they say the same of two classes, and one line on that.
+
+    An encoder whose vocabulary lacks the words gives equal vectors, and prototypes of texts would then pull both
+    classes to one place. Raises BadInput where the recipe has nothing else to learn from, and as `build_class_texts`.
+    """
+    recipe = spec.recipe
+    if not recipe.uses_text_prototypes or recipe.text in _WITHOUT_WORDS:
+        return recipe, None
+    with torch.no_grad():
+        vectors = _texts(replace(spec, recipe=replace(recipe, context_tokens=0)))
+        assert vectors is not None
+        cosine = vectors() @ vectors().T
+    alike = (cosine - torch.eye(len(cosine)) > _SAME_TEXT_COSINE).any(dim=1)
+    if not bool(alike.any()):
+        return recipe, None
+    names = ", ".join(name for name, same in zip(spec.classes.names, alike.tolist(), strict=True) if same)
+    problem = f"text encoder {recipe.text} takes them for the same"
+    remedy = "give these classes English names, or texts of their own"
+    if not recipe.uses_image_prototypes:
+        raise BadInput(f"classes {names}", problem, f"{remedy}, or train by mpamatch-image")
+    return replace(recipe, method="mpamatch-image"), f"texts not used: classes {names}: {problem}; {remedy}"
+
+
 def first_model(spec: RunSpec, device: str) -> FirstModel:
-    """What the run of ``spec`` begins with, on ``device``. Raises NotFound or BadInput without their files."""
+    """What the run of ``spec``, its skips and texts settled, begins with, on ``device``.
+
+    Raises NotFound or BadInput without its files.
+    """
     started = None
     if spec.start is not None:
         started = load_model(spec.start, weights_dir=spec.weights_dir, allow_hub=spec.allow_hub)
@@ -123,8 +183,10 @@ def _set_branch(first: FirstModel, spec: RunSpec, started: LoadedModel | None, t
 
 @torch.no_grad()
 def _keep_rows(branch: PrototypeBranch, before: PrototypeBranch, same: Mapping[int, int]) -> None:
-    if branch.bank is None or before.bank is None:
+    if branch.bank is None or before.bank is None or not same:
         return
+    # Momentum goes on too: rows that have settled are not to move as freshly seeded ones do.
+    branch.bank.updates.copy_(before.bank.updates)
     for name in ("rows", "active", "usage"):
         mine: Tensor = getattr(branch.bank, name)
         theirs: Tensor = getattr(before.bank, name)

@@ -27,9 +27,10 @@ from mpamatch.network.devices import out_of_memory, release_memory
 from mpamatch.network.model import Segmenter, build_segmenter
 from mpamatch.network.prototypes import health
 from mpamatch.network.text import ClassTexts
-from mpamatch.network.tuning import make_teacher, parameter_groups, prepare_tuning
+from mpamatch.network.tuning import make_teacher, parameter_groups, prepare_tuning, text_groups
 from mpamatch.training.bank_care import bank_of, begin_bank, update_bank
 from mpamatch.training.batches import Streams
+from mpamatch.training.kept_back import KeptBack, PseudoLabelCheck
 from mpamatch.training.moving_average import MovingAverage
 from mpamatch.training.objective import Objective, StepSetting, StepViews
 from mpamatch.training.peers import Peers
@@ -39,7 +40,10 @@ from mpamatch.training.shares import Whole, most_slots, shares_of
 from mpamatch.training.step_sums import DiceSums, StepReport, StepSums
 
 _HEALTH_EVERY = 50
-_TEXT_LR = 1e-3
+
+
+class NotFinite(BadInput):
+    """Too many losses of a loop were not finite."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class TrainingLoop:
     def run(self) -> Iterator[StepReport]:
         """The remaining steps, one report each.
 
-        Raises BadInput when too many losses are not finite, Unavailable when not even single tiles fit in memory.
+        Raises NotFinite when too many losses are not finite, Unavailable when not even single tiles fit in memory.
         """
         while self.step < self.steps:
             yield self._one_step()
@@ -126,6 +130,10 @@ class TrainingLoop:
     def prototype_steps(self) -> int:
         """How many steps of the run have L_P on."""
         return self.steps - self._ramps.first_prototype_step
+
+    def check(self, kept_back: KeptBack) -> PseudoLabelCheck | None:
+        """How right the pseudo-labels are now; None where nothing labelled was kept back."""
+        return kept_back.check(self._objective.labeller_shares, self._taus, self.step)
 
     def state(self) -> LoopState:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
@@ -171,6 +179,9 @@ class TrainingLoop:
         for name, tensor in tensors.items():
             index, key = name.split(".")
             parameter = parameters[int(index)]
+            if key != "step" and tensor.shape != parameter.shape:
+                problem = "made by another version: its moments fit other parameters"
+                raise BadInput("checkpoint", problem, "start a new run")
             # Moments keep the parameter's memory layout, or sums would be taken in another order.
             like = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor.clone()
             self._optimiser.state[parameter][key] = like
@@ -225,7 +236,10 @@ class TrainingLoop:
             parts=self._parts,
             image=sums.image if ramped and recipe.uses_image_prototypes else None,
             text=sums.text if ramped and recipe.uses_text_prototypes else None,
+            labelled_weight=self._ramps.supervised_weight,
             prototype_weight=recipe.prototype_weight * setting.labelled_prototypes,
+            pool_prototype_weight=recipe.prototype_weight * setting.pool_prototypes * recipe.prototype_pool_weight,
+            tiles=recipe.labelled_batch + (recipe.unlabelled_batch if weight > 0 else 0),
             class_mask_ratio=() if counts is None else counts.ratios,
             health=health(bank) if look and bank is not None else None,
         )
@@ -340,7 +354,7 @@ class TrainingLoop:
         """What follows the weights after a step: the average, the bank, the thresholds."""
         decay = min(1 - 1 / (self.step + 1), self.recipe.ema_decay)
         if (bank := bank_of(self.model)) is not None:
-            update_bank(bank, sums, self.recipe, seed=self._seed + self.step, peers=self._peers)
+            update_bank(bank, sums, self.recipe, steps=self.steps, seed=self._seed + self.step, peers=self._peers)
         if sums.counts is not None:
             self._taus = next_taus(self._taus, ClassCounts(sums.counts), self.recipe)
         self._average.follow(decay)
@@ -382,7 +396,7 @@ class TrainingLoop:
         self._skipped = [s for s in self._skipped if s > self.step - window] + [self.step]
         if len(self._skipped) >= self.recipe.non_finite_limit:
             problem = f"loss not finite in {len(self._skipped)} of the last {window} steps"
-            raise BadInput("run", problem, "lower recipe.lr and check the images")
+            raise NotFinite("run", problem, "lower recipe.lr and check the images")
 
 
 def _has_prototypes(model: Segmenter) -> bool:
@@ -403,11 +417,11 @@ def _second_network(model: Segmenter, recipe: Recipe, seed: int) -> Segmenter:
 
 
 def _optimiser(learners: Sequence[nn.Module], recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; encoders learn more slowly, and only matrices and kernels decay."""
+    """AdamW; encoders learn more slowly, what belongs to texts at its own rate; only matrices and kernels decay."""
     groups: list[dict[str, Any]] = []
     for learner in learners:
         if isinstance(learner, Segmenter):
             groups += parameter_groups(learner, recipe)
-        elif words := [p for p in learner.parameters() if p.requires_grad]:
-            groups.append({"params": words, "lr": _TEXT_LR, "weight_decay": 0.0})
+        else:
+            groups += text_groups(learner.parameters())
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), foreach=True)

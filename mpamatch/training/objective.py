@@ -108,8 +108,7 @@ class Objective:
         """
         pool = one.pool
         # The teacher first: what it needs is given back before the pass that keeps everything for its gradient.
-        labeller = self._teacher if self._second is None else self._second
-        taught = None if pool is None or self._recipe.labels_itself else self._taught(labeller, pool)
+        taught = None if pool is None or self._recipe.labels_itself else self._taught(self._labeller, pool)
         shown = self._show(self._model, one, setting.step)
         if pool is not None and taught is None:
             weak = shown.logits[shown.labelled : shown.labelled + shown.weak]
@@ -260,18 +259,29 @@ class Objective:
         first = ((self._seed * 1_000_003 + step) * 8 + kind) * 4_096
         return ((first + slot) % 2**62 for slot in slots)
 
-    @torch.no_grad()
+    def labeller_shares(self, images: Tensor) -> Tensor:
+        """Probabilities (B, C, S, S) of normalised images (B, 3, S, S), by who labels the pool for the model."""
+        return self._shares(self._model if self._recipe.labels_itself else self._labeller, images)
+
+    @property
+    def _labeller(self) -> Segmenter:
+        return self._teacher if self._second is None else self._second
+
     def _taught(self, network: Segmenter, pool: PoolBatch) -> PseudoLabels:
-        """What a network in eval mode says of the weak views, over some flips."""
+        return pseudo_labels(self._shares(network, pool.weak), pool)
+
+    @torch.no_grad()
+    def _shares(self, network: Segmenter, images: Tensor) -> Tensor:
+        """What a network in eval mode says of images, over some flips."""
         training = network.training
         network.eval()
-        weak = self._placed(pool.weak)
+        placed = self._placed(images)
         with autocast(str(self._device), self._precision):
             shares = torch.stack(
-                [network(weak.flip(f)).float().softmax(dim=1).flip(f) for f in _FLIPS[: self._recipe.teacher_flips]]
+                [network(placed.flip(f)).float().softmax(dim=1).flip(f) for f in _FLIPS[: self._recipe.teacher_flips]]
             ).mean(dim=0)
         network.train(training)
-        return pseudo_labels(shares, pool)
+        return shares
 
     def _generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self._seed * 1_000_003 + step)

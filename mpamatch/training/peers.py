@@ -43,6 +43,8 @@ class Peers:
         sizes = torch.zeros(self.count, dtype=torch.int64)
         sizes[self.rank] = len(rows)
         sizes = self.total(sizes)
+        if not bool(sizes.any()):
+            return rows
         begin = int(sizes[: self.rank].sum())
         every = torch.zeros(int(sizes.sum()), rows.shape[1])
         every[begin : begin + len(rows)] = rows.cpu()

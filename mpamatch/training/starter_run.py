@@ -21,7 +21,8 @@ from mpamatch.files.rasters import encode_raster
 from mpamatch.files.starter import PLAN_NAME, starter_folder
 from mpamatch.network.weights import ModelConfig, WorkingScale, load_model, read_config, save_model
 from mpamatch.training.batches import Sample
-from mpamatch.training.run_folder import Event, train_run
+from mpamatch.training.run import Event
+from mpamatch.training.run_folder import train_run
 from mpamatch.training.run_spec import RUN_NAME, RunSpec
 
 CREDIT = "EBHI-Seg (Shi et al. 2023, doi:10.3389/fmed.2023.1114673), CC BY 4.0; drawn tissue of mpamatch"

@@ -17,9 +17,11 @@ from mpamatch.training.prototype_term import Cells
 class StepReport:
     """One finished step: ``step`` counts from 1; losses before weights; ``mask_ratio`` None without pool.
 
-    ``image`` and ``text`` are the two sides of L_P, None while it is off. ``class_mask_ratio`` is the mask ratio by
-    class; ``health`` that of the prototypes, every 50 steps. ``parts`` is in how many pieces a process takes its share
-    of the batch: 1 while memory is enough.
+    ``image`` and ``text`` are the two sides of L_P, None while it is off. Weights are those in force; L_P has one for
+    cells of labelled and one for those of pool tiles. ``tiles`` is how many a step learns from. ``class_mask_ratio`` is
+    the mask ratio by class; ``health`` that of the prototypes, every 50 steps. ``parts`` is in how many pieces a
+    process takes its share of the batch: 1 while memory is enough. Where a run has several loops, ``behind`` are the
+    steps of those before this one, and ``others`` all steps of the run that are none of this loop's ``steps``.
     """
 
     step: int
@@ -34,9 +36,23 @@ class StepReport:
     parts: int = 1
     image: float | None = None
     text: float | None = None
+    labelled_weight: float = 1.0
     prototype_weight: float = 0.0
+    pool_prototype_weight: float = 0.0
+    tiles: int = 0
     class_mask_ratio: tuple[float | None, ...] = ()
     health: Health | None = None
+    behind: int = 0
+    others: int = 0
+
+    @property
+    def told_step(self) -> int:
+        """The step as people see it: every step of the run counts."""
+        return self.step + self.behind
+
+    @property
+    def told_steps(self) -> int:
+        return self.steps + self.others
 
 
 @dataclass

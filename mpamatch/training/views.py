@@ -1,8 +1,9 @@
 """Weak and strong views of tiles: a view is a function of its seed, tile and step, so a resumed run repeats it.
 
 Geometry moves image, mask and padding together on one grid (image bilinear, mask nearest); photometry touches the
-image alone. No torch here. Magnitudes: UniMatch (Yang et al. 2023), with scale and hue kept to what scanners do,
-and stain jitter in Ruifrok's haematoxylin-eosin-DAB space (Ruifrok and Johnston 2001).
+image alone. No torch here. Magnitudes: level ``um`` has those of UniMatch (Yang et al. 2023); the others keep scale and
+hue to what scanners do, two of them with stain jitter in Ruifrok's haematoxylin-eosin-DAB space (Ruifrok and Johnston
+2001).
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ def _turned(array: NDArray[Any], turns: int, flip: bool) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Levels:
+    """How far colours move: factors from 1 - x to 1 + x, ``hue`` a share of the full turn to either side."""
+
     brightness: float
     contrast: float
     saturation: float
@@ -116,11 +119,14 @@ class _Levels:
     stain_p: float
     grey_p: float
     blur_p: float
+    jitter_p: float = 1.0
 
 
 _LEVELS: dict[str, _Levels] = {
     "mild": _Levels(0.15, 0.15, 0.15, 0.02, stain_p=0.5, grey_p=0.0, blur_p=0.25),
     "strong": _Levels(0.3, 0.3, 0.3, 0.04, stain_p=0.5, grey_p=0.1, blur_p=0.5),
+    "um": _Levels(0.5, 0.5, 0.5, 0.25, stain_p=0.0, grey_p=0.2, blur_p=0.5, jitter_p=0.8),
+    "path": _Levels(0.3, 0.3, 0.2, 0.05, stain_p=0.0, grey_p=0.2, blur_p=0.5, jitter_p=0.8),
 }
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32)
@@ -138,7 +144,9 @@ def photometric(image: Pixels, level: Photometry, rng: np.random.Generator) -> P
     x = image.astype(np.float32)
     if rng.random() < levels.stain_p:
         x = _stain_jitter(x, rng)
-    x = _colour_jitter(x, levels, rng)
+    # Nothing is drawn where colours always move: views of recipes from before there was a choice stay what they were.
+    if levels.jitter_p >= 1 or rng.random() < levels.jitter_p:
+        x = _colour_jitter(x, levels, rng)
     if rng.random() < levels.grey_p:
         x = np.repeat((x @ _LUMA)[:, :, None], 3, axis=2)
     if rng.random() < levels.blur_p:

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from mpamatch.domain.signals import bald
 from mpamatch.errors import BadInput, Unavailable
 from mpamatch.inference import Predictor
+from mpamatch.network.branch import BranchShape
 from mpamatch.network.encoders import encoder_record
-from mpamatch.network.model import Segmenter, build_segmenter
+from mpamatch.network.looking import channel_keeps, look_at, look_at_cells, look_with_dropout
+from mpamatch.network.model import Segmenter, add_branch, build_segmenter
+from mpamatch.network.pixels import normalise
 from mpamatch.network.weights import LoadedModel, ModelConfig, WorkingScale
 from tests.mpamatch.tissue import CLASSES, quick_recipe
 
@@ -107,3 +111,128 @@ def test_a_model_in_training_mode_is_put_to_eval() -> None:
     module: Segmenter = build_segmenter(encoder_record("tiny"), 2, seed=0).train()
     Predictor(_loaded(module=module))
     assert not module.training
+
+
+def _with_prototypes(reduction: float = 1.0, **config: float) -> LoadedModel:
+    """A model with image prototypes and texts; rows of random directions."""
+    module = build_segmenter(encoder_record("tiny"), 2, seed=0)
+    add_branch(module, BranchShape(12, 2, 6), seed=1)
+    generator = torch.Generator().manual_seed(2)
+    assert module.branch is not None
+    assert module.branch.bank is not None
+    rows = torch.randn(2, 2, 12, generator=generator)
+    module.branch.bank.rows.copy_(torch.nn.functional.normalize(rows, dim=-1))
+    module.branch.bank.active.fill_(True)
+    module.branch.text_vectors.copy_(torch.randn(2, 6, generator=generator))
+    loaded = _loaded(reduction, module.eval())
+    return LoadedModel(loaded.module, replace(loaded.config, **config))
+
+
+def _one_patch(image: np.ndarray, loaded: LoadedModel) -> torch.Tensor:
+    record = encoder_record("tiny")
+    return normalise(image[None], record.mean, record.std).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("height_px", "width_px"), [(1, 1), (33, 70), (64, 64), (130, 41), (101, 202)])
+@pytest.mark.parametrize("reduction", [1.0, 3.7])
+def test_a_look_says_bit_for_bit_what_predict_says_and_covers_the_image(
+    height_px: int, width_px: int, reduction: float
+) -> None:
+    image = _image(height_px, width_px)
+    predictor = Predictor(_with_prototypes(reduction))
+    look = predictor.look(image)
+    assert np.array_equal(look.probabilities, predictor.predict(image))
+    assert look.embeddings is not None
+    assert look.image_posterior is not None
+    assert look.text_posterior is not None
+    assert look.shares is not None
+    cells = tuple(max(1, int(max(1, round(side / reduction)) / 4 + 0.5)) for side in (height_px, width_px))
+    assert look.shares.shape[1:] == cells
+    assert np.linalg.norm(look.embeddings, axis=0) == pytest.approx(1, abs=1e-4)
+    for shares in (look.shares, look.image_posterior, look.text_posterior):
+        assert shares.shape == (2, *look.embeddings.shape[1:])
+        assert shares.sum(axis=0) == pytest.approx(1, abs=1e-4)
+    apart = look.disagreement
+    assert apart is not None
+    assert 0 <= apart.min() <= apart.max() <= 1
+    assert look.tokens.shape[0] == 960
+    assert [len(v) for v in look.vectors] == [12, 960]
+
+
+def test_of_one_patch_a_look_is_what_the_network_says() -> None:
+    loaded, image = _with_prototypes(temperature=2.0), _image(64, 64)
+    look = Predictor(loaded).look(image)
+    seen = look_at(loaded.module, _one_patch(image, loaded), 2.0)
+    assert loaded.module.branch is not None
+    assert seen.quarter is not None
+    cells = look_at_cells(loaded.module.branch, seen.quarter, loaded.config.recipe.prototype_temperature)
+    for name in ("embeddings", "image_posterior", "text_posterior"):
+        assert getattr(look, name) == pytest.approx(getattr(cells, name)[0].numpy(), abs=1e-4)
+    assert look.tokens == pytest.approx(seen.tokens[0].numpy(), abs=1e-5)
+    assert look.shares == pytest.approx(look.probabilities.reshape(2, 16, 4, 16, 4).mean(axis=(2, 4)), abs=1e-5)
+
+
+def test_a_model_without_prototypes_looks_too_and_disagrees_with_nothing() -> None:
+    look = Predictor(_loaded()).look(_image(100, 70))
+    assert (look.embeddings, look.shares, look.disagreement) == (None, None, None)
+    assert (look.image_posterior, look.text_posterior) == (None, None)
+    assert len(look.vectors) == 1
+
+
+def test_the_batch_and_the_order_of_calls_change_no_look() -> None:
+    image = _image(130, 130)
+    one, eight = (Predictor(_with_prototypes(), batch=b) for b in (1, 8))
+    first, second = one.look(image), eight.look(image)
+    assert second.embeddings is not None
+    assert first.embeddings == pytest.approx(second.embeddings, abs=1e-4)
+    again = eight.look(image)
+    assert np.array_equal(again.tokens, second.tokens)
+    assert again.embeddings is not None
+    assert np.array_equal(again.embeddings, second.embeddings)
+
+
+def test_prototypes_that_are_no_numbers_are_refused() -> None:
+    loaded = _with_prototypes()
+    assert loaded.module.branch is not None
+    assert loaded.module.branch.bank is not None
+    loaded.module.branch.bank.rows[0] = float("nan")
+    Predictor(loaded).predict(_image(64, 64))
+    with pytest.raises(BadInput, match="no numbers"):
+        Predictor(loaded).look(_image(64, 64))
+
+
+@pytest.mark.method_line(39)
+def test_a_second_look_without_dropout_has_nothing_to_learn() -> None:
+    gain = Predictor(_with_prototypes()).second_look(_image(130, 70), dropout=0.0)
+    assert (gain == 0).all()
+
+
+def test_a_second_look_of_one_patch_is_bald_over_its_passes() -> None:
+    loaded, image = _with_prototypes(temperature=2.0), _image(64, 64)
+    gain = Predictor(loaded).second_look(image, passes=4, dropout=0.3, seed=7)
+    keeps = channel_keeps(loaded.config.encoder, 4, 0.3, seed=7)
+    drawn = look_with_dropout(loaded.module, _one_patch(image, loaded), 2.0, keeps)[0].numpy()
+    expected = bald(drawn).reshape(16, 2, 16, 2).mean(axis=(1, 3))
+    assert gain.shape == (16, 16)
+    assert gain == pytest.approx(expected, abs=1e-6)
+    assert 0 < gain.max() <= 1
+
+
+def test_a_second_look_depends_on_its_seed_and_on_nothing_else() -> None:
+    image = _image(130, 75)
+    loaded = _with_prototypes()
+    predictor = Predictor(loaded)
+    before = predictor.predict(image)
+    first = predictor.second_look(image, seed=1)
+    torch.manual_seed(99)
+    assert np.array_equal(first, predictor.second_look(image, seed=1))
+    assert first == pytest.approx(Predictor(loaded, batch=1).second_look(image, seed=1), abs=1e-5)
+    assert not np.array_equal(first, predictor.second_look(image, seed=2))
+    assert np.array_equal(before, predictor.predict(image))
+    assert not loaded.module.training
+
+
+@pytest.mark.parametrize("knobs", [{"dropout": 1.0}, {"dropout": -0.1}, {"passes": 0}])
+def test_a_second_look_that_cannot_be_is_refused(knobs: dict) -> None:
+    with pytest.raises(BadInput, match="second look"):
+        Predictor(_loaded()).second_look(_image(64, 64), **knobs)

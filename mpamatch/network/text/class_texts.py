@@ -45,15 +45,13 @@ class ClassTexts(nn.Module, ABC):
 
     width: int
     learnable: bool
-    supports_context: bool
     identity: Mapping[str, Any]
 
-    def __init__(self, width: int, identity: Mapping[str, Any], *, learnable: bool, supports_context: bool) -> None:
+    def __init__(self, width: int, identity: Mapping[str, Any], *, learnable: bool) -> None:
         super().__init__()
         self.width = width
         self.identity = dict(identity)
         self.learnable = learnable
-        self.supports_context = supports_context
 
     @abstractmethod
     def forward(self) -> Tensor:
@@ -65,10 +63,8 @@ class FixedTexts(ClassTexts):
 
     vectors: Tensor
 
-    def __init__(
-        self, vectors: Tensor, identity: Mapping[str, Any], *, residual: bool = False, supports_context: bool = False
-    ) -> None:
-        super().__init__(vectors.shape[1], identity, learnable=residual, supports_context=supports_context)
+    def __init__(self, vectors: Tensor, identity: Mapping[str, Any], *, residual: bool = False) -> None:
+        super().__init__(vectors.shape[1], identity, learnable=residual)
         self.register_buffer("vectors", F.normalize(vectors.float(), dim=1), persistent=False)
         self.residual = nn.Parameter(torch.zeros_like(self.vectors)) if residual else None
 
@@ -80,7 +76,7 @@ class LearnedTexts(ClassTexts):
     """One free vector per class and no words at all, drawn evenly over directions: the control for their worth."""
 
     def __init__(self, classes: int, identity: Mapping[str, Any], seed: int, width: int = LEARNED_WIDTH) -> None:
-        super().__init__(width, identity, learnable=True, supports_context=False)
+        super().__init__(width, identity, learnable=True)
         self.table = nn.Parameter(F.normalize(_drawn((classes, width), 1.0, seed), dim=1))
 
     def forward(self) -> Tensor:
@@ -107,7 +103,7 @@ class ContextTexts(ClassTexts):
         seed: int,
     ) -> None:
         tower.eval().requires_grad_(False)
-        super().__init__(_as_tower(tower).width, identity, learnable=True, supports_context=True)
+        super().__init__(_as_tower(tower).width, identity, learnable=True)
         self._frozen = _Frozen(tower)
         groups = len(texts) if context_per_class else 1
         shape = (groups, context_tokens, _as_tower(tower).token_width)

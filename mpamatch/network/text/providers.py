@@ -78,7 +78,7 @@ def build_class_texts(
     key = cache_key(**provider.identity, texts=[list(of_class) for of_class in texts], context=False)
     file = re.sub(r"[^a-z0-9]+", "-", name.casefold())
     vectors = cached(cache_dir, file, key, len(texts), lambda: class_vectors(provider.build(), texts).numpy())
-    return FixedTexts(torch.from_numpy(vectors), identity, supports_context=True)
+    return FixedTexts(torch.from_numpy(vectors), identity)
 
 
 def random_words(texts: Sequence[Sequence[str]], seed: int) -> tuple[Texts, ...]:

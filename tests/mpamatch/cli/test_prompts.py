@@ -8,6 +8,7 @@ from mpamatch.cli.prompts import app
 from mpamatch.domain.prompts import PROMPT_SETS, mean_inter_class_cosine
 from mpamatch.errors import BadInput
 from mpamatch.files.prompts import class_texts, prompt_files
+from tests.mpamatch.prompt_files import write_prompts
 
 
 def shown(*arguments: str) -> list[dict]:
@@ -50,3 +51,14 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones() -> None:
     done = CliRunner().invoke(app, ["show", "--dataset", "nothing", "--text", "none"])
     assert isinstance(done.exception, BadInput)
     assert "kpis" in str(done.exception)
+
+
+def test_an_own_file_is_shown_as_a_run_would_read_it(tmp_path: Path) -> None:
+    mine = write_prompts(tmp_path / "mine.json", "background", "crypt", aliases=("gland",))
+    for classes, names in (([], ["background", "crypt"]), (["--classes", "background,gland"], ["background", "gland"])):
+        (row,) = shown("--text", "none", "--file", str(mine), *classes)
+        assert (row["dataset"], row["classes"]) == ("mine", names)
+        assert row["sets"]["P-sim"]["texts"] == [["my P-sim background"], ["my P-sim crypt"]]
+    done = CliRunner().invoke(app, ["show", "--text", "none", "--file", str(mine), "--classes", "background,stroma"])
+    assert isinstance(done.exception, BadInput)
+    assert "class 'crypt': is unknown" in str(done.exception)

@@ -55,7 +55,7 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_model(tmp_p
     asked = time.monotonic()
     child.send_signal(signal.SIGTERM)
     assert child.wait(30) == 75
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - asked < 20
     (checkpoint,) = (folder / "checkpoint").iterdir()
     assert checkpoint.name != "step-000020"
     assert not (folder / "result.json").exists()

@@ -7,6 +7,7 @@ from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import BadInput
 from mpamatch.experiments.arms import PROFILES, Arm, Experiment, arm_recipe, full_steps, parse_arm
 from mpamatch.experiments.catalogue import DEFAULT_TAU, EXPERIMENTS, FREE, find_experiment
+from mpamatch.experiments.results import comparisons
 
 
 def recipe(arm: Arm, profile: str = "small", **knobs: Any) -> Recipe:
@@ -33,6 +34,8 @@ class TestEachExperiment:
             assert not experiment.arm(experiment.baseline_of(arm)).may_lack
             for need in (arm.seconds_of, arm.pace_of):
                 assert need is None or experiment.arm(need).seconds_of is None
+        for pair in experiment.rivals:
+            assert {experiment.arm(name).name for name in pair} == set(pair)
 
     def test_every_arm_differs_from_its_baseline_where_it_says_so(self, experiment: Experiment) -> None:
         for arm in experiment.arms:
@@ -89,7 +92,16 @@ def test_arms_by_hand_are_for_the_free_experiment_alone() -> None:
 def test_an_experiment_can_be_cut_to_some_arms_but_not_to_half_a_comparison_in_time() -> None:
     found = find_experiment("ladder", only=("cps", "supervised"))
     assert [arm.name for arm in found.arms] == ["supervised", "cps"]
+    assert comparisons(found) == [("cps", "supervised", "steps")]
     with pytest.raises(BadInput, match="no such arm"):
         find_experiment("ladder", only=("cbs",))
     with pytest.raises(BadInput, match="needs mpamatch and supervised"):
         find_experiment("ladder", only=("supervised", "supervised-equal-seconds"))
+
+
+def test_the_full_method_is_compared_with_labels_alone_and_with_what_it_builds_on() -> None:
+    pairs = comparisons(find_experiment("ladder", only=("supervised", "unimatch-ema", "mpamatch")))
+    assert [pair for pair in pairs if pair[0] == "mpamatch"] == [
+        ("mpamatch", "supervised", "steps"),
+        ("mpamatch", "unimatch-ema", "steps"),
+    ]

@@ -12,7 +12,8 @@ from mpamatch.domain.classes import IGNORE
 from mpamatch.errors import BadInput, NotFound
 from mpamatch.experiments.catalogue import find_experiment
 from mpamatch.experiments.cell import _prepare, run_cell
-from mpamatch.experiments.protocol import CELL_PLAN, Cell, Protocol, divide, divisions_of, plan_cells
+from mpamatch.experiments.plans import CELL_PLAN
+from mpamatch.experiments.protocol import Cell, Protocol, divide, divisions_of, plan_cells
 from mpamatch.files.prompts import class_texts
 from mpamatch.files.rasters import decode_raster
 from mpamatch.training.run_spec import RunSpec, read_run

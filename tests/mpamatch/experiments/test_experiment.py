@@ -18,7 +18,8 @@ from mpamatch.datasets import open_dataset, phantom
 from mpamatch.domain.classes import ClassSet
 from mpamatch.experiments.catalogue import find_experiment
 from mpamatch.experiments.cell import run_cell
-from mpamatch.experiments.protocol import CELL_PLAN, Protocol, divide, plan_cells
+from mpamatch.experiments.plans import CELL_PLAN
+from mpamatch.experiments.protocol import Protocol, divide, plan_cells
 from mpamatch.experiments.publish import placed, publish
 from mpamatch.experiments.results import COSTS
 from mpamatch.experiments.runner import threads_of

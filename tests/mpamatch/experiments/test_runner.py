@@ -12,7 +12,9 @@ from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import Cancelled, Conflict, NotWritten
 from mpamatch.experiments import runner
 from mpamatch.experiments.arms import Arm, Experiment
-from mpamatch.experiments.protocol import Cell, read_cell
+from mpamatch.experiments.equal_seconds import by_seconds
+from mpamatch.experiments.plans import read_plan
+from mpamatch.experiments.protocol import Cell
 from mpamatch.experiments.runner import Progress, run_cells
 
 EXPERIMENT = Experiment(
@@ -63,7 +65,16 @@ def run(out: Path, cells: Sequence[Cell], program: str = TRAINS, jobs: int = 2, 
     def command(one: Cell, folder: Path) -> list[str]:
         return [sys.executable, "-c", special.get(f"{one.arm}_{one.seed}", program), str(folder)]
 
-    run_cells(EXPERIMENT, cells, out, jobs=jobs, command=command, stop=lambda: False, tell=told.append)
+    run_cells(
+        EXPERIMENT.name,
+        cells,
+        out,
+        jobs=jobs,
+        command=command,
+        stop=lambda: False,
+        tell=told.append,
+        ready=by_seconds(EXPERIMENT, out),
+    )
     return told
 
 
@@ -80,7 +91,7 @@ def test_every_cell_runs_once_and_a_second_call_finds_them_done(tmp_path: Path) 
     last = run(tmp_path, cells)[-1]
     assert (last.done, last.failed, last.cells) == (4, 0, 4)
     assert last.work == last.whole_work
-    assert [read_cell(tmp_path / one.place) for one in cells] == cells
+    assert [read_plan(tmp_path / one.place, Cell) for one in cells] == cells
     assert run(tmp_path, cells, program="raise SystemExit(1)") == []
 
 
@@ -88,11 +99,11 @@ def test_an_arm_of_equal_seconds_waits_and_gets_the_steps_that_fit(tmp_path: Pat
     cells = [cell("timed"), cell("plain"), cell("slow")]
     run(tmp_path, cells)
     # 40 s at 10 s for 100 steps
-    assert read_cell(tmp_path / cells[0].place).steps == 400
+    assert read_plan(tmp_path / cells[0].place, Cell).steps == 400
     (tmp_path / cells[0].place / "cell.json").unlink()
     (tmp_path / cells[2].place / "cell.json").write_text(json.dumps({"seconds": 80.0, "seconds_per_step": 0.1}))
     run(tmp_path, cells)
-    assert read_cell(tmp_path / cells[0].place).steps == 400, "steps once measured stay"
+    assert read_plan(tmp_path / cells[0].place, Cell).steps == 400, "steps once measured stay"
 
 
 def test_a_failed_cell_leaves_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
@@ -143,8 +154,47 @@ time.sleep(60)
         return [sys.executable, "-c", waits, str(folder)]
 
     with pytest.raises(Cancelled, match="0 of 3 cells are done; the same command goes on"):
-        run_cells(EXPERIMENT, cells, tmp_path, jobs=2, command=command, stop=stop)
+        run_cells(EXPERIMENT.name, cells, tmp_path, jobs=2, command=command, stop=stop)
     assert [(tmp_path / one.place / "asked").exists() for one in cells] == [True, True, False]
+
+
+@pytest.mark.parametrize("ends", ["raise SystemExit(75)", "import os; os.kill(os.getpid(), 15)"])
+def test_a_signal_that_reaches_the_children_first_is_no_failure(tmp_path: Path, ends: str) -> None:
+    """`pkill` and a service's manager send SIGTERM to every process, and this one may be the last to hear it."""
+    cells = [cell("plain"), cell("slow")]
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += (tmp_path / cells[0].place / "ended").exists()
+        return asked > 1
+
+    def command(one: Cell, folder: Path) -> list[str]:
+        return [
+            sys.executable,
+            "-c",
+            f"import pathlib, sys; pathlib.Path(sys.argv[1], 'ended').touch(); {ends}",
+            str(folder),
+        ]
+
+    with pytest.raises(Cancelled):
+        run_cells(EXPERIMENT.name, cells, tmp_path, jobs=1, command=command, stop=stop)
+    assert not list(tmp_path.rglob("error.json"))
+    assert not (tmp_path / cells[1].place).exists(), "nothing is begun after a stop"
+
+
+def test_a_cell_that_was_done_when_the_stop_came_counts(tmp_path: Path) -> None:
+    late = TRAINS + "\n(folder / 'written').touch()\nimport time; time.sleep(60)\n"
+    one = cell("plain")
+    with pytest.raises(Cancelled, match="1 of 2 cells are done"):
+        run_cells(
+            EXPERIMENT.name,
+            [one, cell("slow")],
+            tmp_path,
+            jobs=1,
+            command=lambda cell, folder: [sys.executable, "-c", late, str(folder)],
+            stop=(tmp_path / one.place / "written").exists,
+        )
 
 
 def test_a_folder_of_another_protocol_is_left_alone(tmp_path: Path) -> None:

@@ -8,7 +8,15 @@ from scipy import stats
 
 from mpamatch.domain import metrics
 from mpamatch.errors import BadInput
-from mpamatch.experiments.statistics import ScoredSet, paired_bootstrap, paired_difference, summary
+from mpamatch.experiments.statistics import (
+    ScoredCurve,
+    ScoredSet,
+    mean_over_curve,
+    paired_bootstrap,
+    paired_difference,
+    summary,
+    value_on_curve,
+)
 
 DICE = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=8)
 
@@ -59,6 +67,41 @@ def test_a_pair_with_a_gap_is_left_out() -> None:
         paired_difference([0.8], [0.7, 0.6])
 
 
+def test_folds_of_a_seed_are_averaged_and_count_once() -> None:
+    # By hand: seed 0 has 0.03, 0.05, 0.01 -> 0.03; seed 1 has 0.00, 0.02 -> 0.01. Mean 0.02, sd 0.01 * sqrt(2), and
+    # t(1 degree, 97.5 %) is 12.7062: half of the interval is 12.7062 * 0.01 * sqrt(2) / sqrt(2).
+    arm, baseline, seeds = [0.83, 0.75, 0.61, 0.5, 0.62], [0.8, 0.7, 0.6, 0.5, 0.6], [0, 0, 0, 1, 1]
+    found = paired_difference(arm, baseline, groups=seeds)
+    assert (found.n, found.up, found.down, found.equal) == (2, 2, 0, 0)
+    assert found.mean == pytest.approx(0.02)
+    assert found.sd == pytest.approx(0.01 * math.sqrt(2))
+    assert found.low == pytest.approx(0.02 - 0.127062, abs=1e-6)
+    assert found.high == pytest.approx(0.02 + 0.127062, abs=1e-6)
+
+
+def test_one_seed_has_no_interval_however_many_folds_it_has() -> None:
+    found = paired_difference([0.83, 0.75, math.nan], [0.8, 0.7, 0.6], groups=[4, 4, 4])
+    assert (found.n, found.up) == (1, 1)
+    assert found.mean == pytest.approx(0.04)
+    assert math.isnan(found.low)
+    with pytest.raises(BadInput):
+        paired_difference([0.8, 0.7], [0.7, 0.6], groups=[0])
+
+
+def test_the_bootstrap_draws_whole_seeds_and_averages_their_folds() -> None:
+    """Seeds differ and folds of one do not: more folds of the same must not narrow what two seeds leave open."""
+    base = [scored(n) for n in range(2)]
+    arm = [scored(0, better=20), scored(1, better=-20)]
+    wanted = paired_bootstrap(arm, base, seed=1)
+    thrice = paired_bootstrap(arm * 3, base * 3, seed=1, groups=[0, 1] * 3)
+    assert thrice == pytest.approx(wanted)
+    as_if_independent = paired_bootstrap(arm * 3, base * 3, seed=1)
+    assert as_if_independent[1] - as_if_independent[0] < 0.8 * (wanted[1] - wanted[0])
+    # One seed: what is left to draw is images, fold by fold.
+    low, high = paired_bootstrap(arm, base, seed=1, groups=[7, 7])
+    assert high - low < 0.5 * (wanted[1] - wanted[0])
+
+
 def test_the_bootstrap_over_images_is_scipys_of_the_same_figure() -> None:
     arm, baseline = scored(1, images=12, better=5), scored(1, images=12)
 
@@ -104,3 +147,36 @@ def test_equal_arms_have_an_interval_of_nothing() -> None:
 def test_arms_that_scored_other_images_are_refused() -> None:
     with pytest.raises(BadInput, match="other images"):
         paired_bootstrap([scored(0, images=3)], [scored(0, images=4)], seed=0)
+
+
+def test_the_mean_over_a_curve_is_its_area_over_its_length() -> None:
+    at, values = np.array([0.0, 10.0, 40.0, 60.0]), np.array([0.2, 0.6, 0.5, 0.9])
+    for end in (60.0, 45.0, 40.0, 7.0):
+        dense = np.linspace(0, end, 200_001)
+        wanted = np.interp(dense, at, values).mean()
+        assert mean_over_curve(at, values, end) == pytest.approx(float(wanted), abs=1e-5)
+    assert mean_over_curve(at, values, 80.0) == pytest.approx((mean_over_curve(at, values, 60.0) * 60 + 0.9 * 20) / 80)
+    assert mean_over_curve(at, values, 0.0) == 0.2
+    rows = mean_over_curve(at, np.stack([values, values + 0.1]), 45.0)
+    assert rows[1] - rows[0] == pytest.approx(0.1)
+
+
+def test_of_two_points_at_one_place_the_last_counts() -> None:
+    at = np.array([0.0, 5.0, 5.0, 10.0])
+    assert mean_over_curve(at, np.array([0.0, 9.0, 1.0, 1.0]), 10.0) == pytest.approx(0.75)
+    assert value_on_curve(at, np.array([0.0, 9.0, 1.0, 1.0]), 2.5) == pytest.approx(0.5)
+    assert value_on_curve(at, np.array([0.0, 9.0, 1.0, 1.0]), -1.0) == 0.0
+
+
+def test_curves_are_resampled_by_images_and_weighed_by_the_way_between_their_points() -> None:
+    def curve(hits: list[int], at: list[float]) -> ScoredCurve:
+        """Every image alike, with so many of 100 pixels right at each point."""
+        points = np.array([[[[50, 0], [100 - n, n - 50]]] * 3 for n in hits])
+        return ScoredCurve(("a", "b", "c"), points, np.array(at), 10.0)
+
+    low, high = paired_bootstrap(
+        [curve([60, 80], [0.0, 10.0])] * 2, [curve([60, 70], [0.0, 10.0])] * 2, seed=0, draws=50
+    )
+    assert low == high, "images and seeds are alike"
+    dice = {n: (100 / (150 - (n - 50)) + 2 * (n - 50) / (100 - n + 2 * (n - 50))) / 2 for n in (60, 70, 80)}
+    assert low == pytest.approx((dice[80] - dice[70]) / 2)

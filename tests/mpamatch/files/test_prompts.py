@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -6,7 +5,8 @@ import pytest
 from mpamatch.datasets import ebhi, glas, phantom
 from mpamatch.domain.prompts import PROMPT_SETS
 from mpamatch.errors import BadInput, NotFound
-from mpamatch.files.prompts import class_texts, prompt_files, read_prompt_file
+from mpamatch.files.prompts import class_texts, own_texts, prompt_files, read_prompt_file
+from tests.mpamatch.prompt_files import write_prompts
 
 EBHI = [("background", name) for name in ebhi._FOREGROUND.values()]
 
@@ -52,12 +52,28 @@ def test_other_projects_get_texts_for_any_class() -> None:
 
 
 def test_a_persons_own_file_is_read_in_the_form_of_the_shipped_ones(tmp_path: Path) -> None:
-    path = tmp_path / "mine.json"
-    rows = [{"name": "gland", "sets": {s: [f"my {s}", "twice"] for s in PROMPT_SETS}}]
-    path.write_text(json.dumps({"dataset": "mine", "classes": rows}), encoding="utf-8")
-    assert class_texts(["stroma", "gland"], "T-sim", dataset=path) == (("stroma",), ("my T-sim", "twice"))
+    path = write_prompts(tmp_path / "mine.json", "stroma", "crypt", aliases=("Gland",), T_sim=["mine", "twice"])
+    assert own_texts(["gland", "Stroma"], "T-sim", path) == (("mine", "twice"), ("my T-sim stroma",))
     with pytest.raises(NotFound):
         read_prompt_file(tmp_path / "none.json")
     path.write_text("{", encoding="utf-8")
     with pytest.raises(BadInput, match="not JSON"):
         read_prompt_file(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["stroma", "glnd"], "class 'gland': is unknown; the classes are stroma, glnd"),
+        (["stroma", "gland", "tumour"], "class 'tumour': has no texts"),
+        (["stroma", "gland", "crypt"], "class 'gland': stands for two classes"),
+    ],
+)
+def test_own_texts_are_of_the_classes_that_there_are_and_of_each_alone(
+    tmp_path: Path, names: list[str], said: str
+) -> None:
+    path = write_prompts(tmp_path / "mine.json", "stroma", "gland", aliases=("crypt",))
+    with pytest.raises(BadInput, match=said):
+        own_texts(names, "T-sim", path)
+    with pytest.raises(BadInput, match="unknown set"):
+        own_texts(["stroma", "gland"], "T", path)

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from mpamatch.domain.recipe import Recipe
+from mpamatch.network.branch import BranchShape
 from mpamatch.network.encoders import encoder_record
-from mpamatch.network.model import build_segmenter, channel_gains_pair, parameter_count
+from mpamatch.network.model import add_branch, build_segmenter, channel_gains_pair, parameter_count
 
 pytestmark = pytest.mark.torch
 
@@ -10,7 +12,12 @@ pytestmark = pytest.mark.torch
 @pytest.mark.method_line(28)
 @pytest.mark.parametrize(("name", "most"), [("light", 5_000_000), ("tiny", 3_000_000)])
 def test_segmenters_keep_within_their_size(name: str, most: int) -> None:
-    assert parameter_count(build_segmenter(encoder_record(name), 5, seed=0, pretrained=False)) <= most
+    model = build_segmenter(encoder_record(name), 5, seed=0, pretrained=False)
+    bare = parameter_count(model)
+    recipe = Recipe.for_profile("demo", "mpamatch", encoder=name)
+    shape = BranchShape(recipe.embedding_channels, recipe.prototypes_per_class, 384, attention=True)
+    add_branch(model, shape, seed=0)
+    assert bare < parameter_count(model) <= most
 
 
 @pytest.mark.method_line(28)

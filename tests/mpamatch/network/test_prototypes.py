@@ -240,3 +240,19 @@ def test_the_monitors_tell_collapse_from_health() -> None:
     assert figures is not None
     assert math.isnan(figures.between)
     assert not figures.collapsed
+
+
+@pytest.mark.method_line(37)
+def test_a_class_of_one_row_is_no_collapse_beside_one_of_several() -> None:
+    bank = PrototypeBank(2, 3, 8)
+    bank.rows.copy_(torch.eye(8)[:6].view(2, 3, 8))
+    bank.active.copy_(torch.tensor([[True, True, True], [True, False, False]]))
+    bank.usage.copy_(torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0]]))
+    uneven = health(bank)
+    assert uneven is not None
+    assert uneven.used == pytest.approx((3 + 1) / 2)
+    assert not uneven.collapsed
+    bank.usage[0] = torch.tensor([0.98, 0.01, 0.01])
+    hardly = health(bank)
+    assert hardly is not None
+    assert hardly.collapsed

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import BadInput
 from mpamatch.files.model_archive import LIMITS_BYTES
+from mpamatch.network.branch import BranchShape
 from mpamatch.network.encoders import EncoderRecord, encoder_record, with_options
 from mpamatch.network.encoders.tokens import Published
 from mpamatch.network.lora import LoraLinear, merge_lora
-from mpamatch.network.model import Segmenter, build_segmenter
+from mpamatch.network.model import Segmenter, add_branch, build_segmenter
 from mpamatch.network.tuning import make_teacher, parameter_groups, prepare_tuning, tuning_mode
 from mpamatch.training.moving_average import MovingAverage
 from tests.mpamatch.network.small_vit import DEPTH, small_vit
@@ -121,19 +122,38 @@ def test_full_rates_fall_by_block_and_embeddings_learn_least() -> None:
     assert set(rates) == {id(p) for p in model.parameters()}
 
 
-def test_embeddings_gates_biases_and_context_do_not_decay() -> None:
+def test_embeddings_gates_and_biases_do_not_decay() -> None:
     base = small_vit()
     model = _model(with_options(replace(base, kwargs={**base.kwargs, "reg_tokens": 2}), skips="stem"))
     model.extra = nn.Module()
-    model.extra.context, model.extra.gamma, model.extra.matrix = (nn.Parameter(torch.zeros(2, 3)) for _ in range(3))
+    model.extra.gamma, model.extra.matrix = (nn.Parameter(torch.zeros(2, 3)) for _ in range(2))
     recipe = quick_recipe(tuning="full")
     prepare_tuning(model, recipe)
     decay = {id(p): g["weight_decay"] for g in parameter_groups(model, recipe) for p in g["params"]}
     names = {name for name, p in model.named_parameters() if decay[id(p)] == 0 and p.ndim > 1}
     tokens = {f"encoder.vit.{name}" for name in ("pos_embed", "cls_token", "reg_token")}
-    assert names == tokens | {"extra.context", "extra.gamma"}
+    assert names == tokens | {"extra.gamma"}
     assert all(decay[id(p)] == 0 for p in model.parameters() if p.ndim <= 1)
     assert decay[id(model.extra.matrix)] == recipe.weight_decay
+
+
+@pytest.mark.parametrize("record", [encoder_record("tiny"), small_vit()], ids=["pyramid", "transformer"])
+def test_what_learns_with_the_texts_has_a_rate_of_its_own_and_does_not_decay(record: EncoderRecord) -> None:
+    model, recipe = _model(record), quick_recipe("mpamatch", tuning="frozen")
+    add_branch(model, BranchShape(8, per_class=2, text_width=12, attention=True), seed=0)
+    prepare_tuning(model, recipe)
+    branch = model.branch
+    assert branch is not None
+    assert branch.projection is not None
+    *others, words = parameter_groups(model, recipe)
+    assert [id(p) for p in words["params"]] == [id(branch.projection.weight), id(branch.text_scale)]
+    assert (words["lr"], words["weight_decay"]) == (1e-3, 0.0)
+    assert {g["lr"] for g in others} == {recipe.lr if record.family == "cnn" else recipe.vit_lr}
+    rest = [id(p) for g in (*others, words) for p in g["params"]]
+    assert sorted(rest) == sorted(id(p) for p in model.parameters() if p.requires_grad), "each once"
+    plain = _model(record)
+    add_branch(plain, BranchShape(8, per_class=2, text_width=0), seed=0)
+    assert all(g["lr"] != 1e-3 for g in parameter_groups(plain, recipe))
 
 
 def test_low_rank_changes_start_at_nothing_and_are_all_that_trains_in_the_encoder() -> None:

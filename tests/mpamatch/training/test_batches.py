@@ -1,10 +1,11 @@
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from mpamatch.domain.recipe import Recipe
+from mpamatch.domain.recipe import Photometry, Recipe
 from mpamatch.errors import BadInput
 from mpamatch.files.rasters import encode_raster
 from mpamatch.training.batches import Sample, Streams, TileReader, _partner, read_class_ids
@@ -98,14 +99,27 @@ def test_over_a_thousand_draws_no_partner_is_the_tile_itself(tmp_path: Path, bat
 
 
 @pytest.mark.method_line(16)
-def test_photometry_leaves_masks_as_they_are(tmp_path: Path) -> None:
-    plain, strong = (
-        _streams(_samples(tmp_path, range(2)), _samples(tmp_path, range(3, 6), masked=False), quick_recipe(**knobs))
-        for knobs in ({"labelled_photometry": "none"}, {"labelled_photometry": "strong"})
+@pytest.mark.parametrize("level", [level for level in get_args(Photometry) if level != "none"])
+def test_photometry_leaves_masks_as_they_are(tmp_path: Path, level: str) -> None:
+    """Pool tiles that are labelled too show their labels, which are to stay as well."""
+    labelled = _samples(tmp_path, range(2))
+    plain, other = (
+        _streams(labelled, _samples(tmp_path, range(3, 6)), quick_recipe(**knobs))
+        for knobs in (
+            {"labelled_photometry": "none", "unlabelled_photometry": "none"},
+            {"labelled_photometry": level, "unlabelled_photometry": level},
+        )
     )
     for step in range(5):
-        assert torch.equal(plain.labelled_batch(step).masks, strong.labelled_batch(step).masks)
-        assert not torch.equal(plain.labelled_batch(step).images, strong.labelled_batch(step).images)
+        ours, theirs = plain.labelled_batch(step), other.labelled_batch(step)
+        assert torch.equal(ours.masks, theirs.masks)
+        assert not torch.equal(ours.images, theirs.images)
+        pool, changed = plain.pool_batch(step), other.pool_batch(step)
+        assert torch.equal(pool.weak, changed.weak)
+        assert torch.equal(pool.labels, changed.labels)
+        assert torch.equal(pool.valid, changed.valid)
+        assert pool.mixes == changed.mixes
+        assert not torch.equal(pool.strong[0], changed.strong[0])
 
 
 @pytest.mark.method_line(18)

@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from mpamatch.domain.classes import IGNORE
+from mpamatch.domain.classes import ABSTAIN, IGNORE
 from mpamatch.inference import Predictor
 from mpamatch.network.encoders import encoder_record
 from mpamatch.network.model import build_segmenter
 from mpamatch.network.weights import LoadedModel, ModelConfig, WorkingScale
-from mpamatch.training.evaluation import evaluate, fit_temperature
+from mpamatch.training.evaluation import evaluate, fit_temperature, labelled_loss
 from mpamatch.training.views import Tile
 from tests.mpamatch.tissue import CLASSES, draw, quick_recipe
 
@@ -132,6 +134,43 @@ def test_an_overconfident_model_is_softened_and_the_likelihood_never_falls() -> 
         return float(-(0.8 * np.log(share) + 0.2 * np.log(1 - share)))
 
     assert loss(temperature) <= loss(1.0)
+
+
+def test_where_a_person_could_not_tell_nothing_is_judged() -> None:
+    tile, other = _tile(0.2), _tile(0.2)
+    tile.mask[:16], other.mask[:16] = ABSTAIN, IGNORE
+    temperatures = [fit_temperature(_loaded(6.0), [t], units=100) for t in (tile, other)]
+    assert temperatures[0] == temperatures[1] > 1
+    assert labelled_loss(_loaded(6.0), [tile]) == labelled_loss(_loaded(6.0), [other])
+
+
+def test_the_loss_on_labels_is_that_of_training_over_all_their_pixels() -> None:
+    right, wrong, blank = _tile(0.0), _tile(0.0), _tile(0.0, side_px=96)
+    wrong.mask[:] = 1 - wrong.mask
+    blank.mask[:] = IGNORE
+
+    def loss(share: float, cross_entropy: float) -> float:
+        """Of half the pixels each class; ``share`` is the mean probability of what is right."""
+        return 0.5 * cross_entropy + 0.5 * (1 - share)
+
+    share = 1 / (1 + np.exp(-2.0))
+    plain, other = -np.log(share), -np.log(1 - share)
+    assert labelled_loss(_loaded(2.0), [right]) == pytest.approx(loss(share, plain), abs=1e-3)
+    assert labelled_loss(_loaded(2.0), [wrong, blank]) == pytest.approx(loss(1 - share, other), abs=1e-3)
+    both = labelled_loss(_loaded(2.0), [right, blank, wrong])
+    assert both == pytest.approx(loss(0.5, (plain + other) / 2), abs=1e-3)
+    for nothing in ([], [blank]):
+        assert np.isnan(labelled_loss(_loaded(2.0), nothing))
+    assert np.isnan(labelled_loss(_loaded(float("nan")), [right]))
+
+
+def test_the_loss_on_labels_is_of_tiles_as_they_are_and_finite_for_who_is_sure_and_wrong() -> None:
+    """Tiles come at the working scale: they do not shrink once more. The oracle looks at single pixels."""
+    right, wrong = _tile(0.0, side_px=100), _tile(0.0)
+    wrong.mask[:] = 1 - wrong.mask
+    halved = replace(_loaded(2.0).config, scale=WorkingScale(2.0))
+    assert labelled_loss(replace(_loaded(2.0), config=halved), [right]) == labelled_loss(_loaded(2.0), [right])
+    assert 20 < labelled_loss(_loaded(1000.0), [wrong]) < 100
 
 
 def test_few_units_move_the_temperature_little() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ from torch.nn import functional
 
 from mpamatch.domain.classes import ABSTAIN, IGNORE
 from mpamatch.domain.recipe import METHODS, Recipe
+from mpamatch.errors import BadInput
 from mpamatch.files.images import encode_png
 from mpamatch.network.branch import BranchShape
 from mpamatch.network.encoders import encoder_record
-from mpamatch.network.losses import supervised_loss
+from mpamatch.network.losses import pseudo_label_loss, supervised_loss
 from mpamatch.network.model import Segmenter, add_branch, build_segmenter, channel_dropout, channel_gains_pair
 from mpamatch.network.prototype_losses import text_pull
 from mpamatch.network.text import ClassTexts, build_class_texts
+from mpamatch.training import batches
 from mpamatch.training.bank_care import bank_of, begin_bank
-from mpamatch.training.batches import Sample, Streams, TileReader
-from mpamatch.training.loop import TrainingLoop
+from mpamatch.training.batches import LabelledBatch, PoolBatch, Sample, Streams, TileReader
+from mpamatch.training.loop import LoopState, TrainingLoop
 from mpamatch.training.peers import Peers
 from mpamatch.training.pseudo_labels import pseudo_labels
+from mpamatch.training.step_sums import StepSums
 from tests.mpamatch.tissue import draw, quick_recipe, write_tile
 
 pytestmark = pytest.mark.torch
@@ -200,6 +204,17 @@ def test_what_is_not_reviewed_reaches_the_pool_loss_alone(tmp_path: Path) -> Non
     assert not torch.equal(*(one.pool_batch(0).weak for one in (plain, changed)))
     assert bool((plain.pool_batch(0).labels == IGNORE).any()), "open to pseudo-labels"
     assert torch.equal(*(one.pool_batch(0).valid for one in (plain, changed)))
+    assert _pool_loss(plain) == _pool_loss(_pool_of_labelled(tmp_path / "c", half[0]))
+    assert _pool_loss(plain) != _pool_loss(changed)
+
+
+def _pool_loss(streams: Streams) -> float:
+    """L_u of the first step's first strong view, by one network as teacher and student."""
+    model, pool = build_segmenter(encoder_record("tiny"), 2, seed=0).eval(), streams.pool_batch(0)
+    with torch.no_grad():
+        found = pseudo_labels(model(pool.weak).softmax(dim=1), pool)
+        label, confidence, valid = (pool.mixed(t, 0) for t in (found.classes, found.confidence, pool.valid))
+        return float(pseudo_label_loss(model(pool.strong[0]), label, confidence, valid, torch.zeros(2)))
 
 
 def _pool_of_labelled(folder: Path, mask: np.ndarray) -> Streams:
@@ -231,23 +246,58 @@ def test_reviewed_pixels_of_a_pool_tile_count_as_sure(tmp_path: Path) -> None:
 
 
 @pytest.mark.method_line(14)
-def test_where_a_person_could_not_tell_nothing_is_learnt(tmp_path: Path) -> None:
+def test_where_a_person_could_not_tell_nothing_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mask = draw(0)[1]
     mask[:40] = ABSTAIN
     streams = _pool_of_labelled(tmp_path, mask)
-    seen = 0
+    seen, generator = 0, torch.Generator().manual_seed(0)
     for step in range(6):
+        with monkeypatch.context() as patch:  # where 254 lies in the views of the step
+            patch.setattr(batches, "as_labels", lambda mask: mask)
+            left = [streams.labelled_batch(step).masks == ABSTAIN, streams.pool_batch(step).labels == ABSTAIN]
         labelled, pool = streams.labelled_batch(step), streams.pool_batch(step)
         assert int(labelled.masks[labelled.masks != IGNORE].max()) < ABSTAIN
         assert int(pool.labels[pool.labels != IGNORE].max()) < ABSTAIN
-        seen += int((~pool.valid).sum())
+        assert bool((labelled.masks[left[0]] == IGNORE).all())
+        assert not bool(pool.valid[left[1]].any())
+        for where, loss in zip(left, (_loss_x(labelled), _loss_u(pool)), strict=True):
+            logits = torch.randn(len(where), 2, 64, 64, generator=generator)
+            other = logits.flip(1) * 3 + 1
+            assert loss(torch.where(where[:, None], other, logits)) == loss(logits)
+            assert loss(torch.where(where[:, None], logits, other)) != loss(logits)
+            seen += int(where.sum())
     assert seen > 0
+
+
+def _loss_x(labelled: LabelledBatch) -> Callable[[torch.Tensor], float]:
+    return lambda logits: float(supervised_loss(logits, labelled.masks))
+
+
+def _loss_u(pool: PoolBatch) -> Callable[[torch.Tensor], float]:
+    """L_u on the weak views as they are, whatever the confidence."""
+    shares = torch.rand(len(pool.weak), 2, 64, 64, generator=torch.Generator().manual_seed(1))
+    found = pseudo_labels(shares, pool)
+    return lambda logits: float(pseudo_label_loss(logits, found.classes, found.confidence, pool.valid, torch.zeros(2)))
 
 
 @pytest.mark.method_line(31)
 def test_the_two_masks_of_a_pair_sum_to_two() -> None:
     first, second = channel_gains_pair(encoder_record("light"), 3, torch.Generator().manual_seed(0))
     assert all(bool((a + b == 2).all()) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.method_line(31)
+@pytest.mark.parametrize(("batch", "left"), [(1, 0), (4, 2), (5, 2)])
+def test_a_pair_is_left_whole_at_every_level_or_at_none(batch: int, left: int) -> None:
+    for seed in range(5):
+        pair = channel_gains_pair(encoder_record("light"), batch, torch.Generator().manual_seed(seed))
+        for levels in pair:
+            assert len(levels) > 1
+            whole = torch.stack([(gains == 1).all(dim=1) for gains in levels])
+            dropped = torch.stack([((gains == 0) | (gains == 2)).all(dim=1) for gains in levels])
+            assert bool((whole ^ dropped).all())
+            assert bool((whole == whole[0]).all())
+            assert int(whole[0].sum()) == left
 
 
 @pytest.mark.method_line(32)
@@ -275,6 +325,51 @@ def test_texts_are_encoded_anew_every_so_many_steps_and_their_context_learns(tmp
     list(loop.run())
     assert calls == [2, 3, 6]  # the first step with the loss, then every third
     assert any(not torch.equal(t, before[n]) for n, t in loop.text_state().items())
+
+
+def test_context_projection_and_scale_of_texts_learn_at_their_own_rate_times_the_schedule(tmp_path: Path) -> None:
+    """Without its decay the first step of AdamW moves a value by the rate of the moment, whatever its gradient."""
+    knobs = {"prototype_start": 0.0, "warmup": 0.25, "text_every": 1, "lr": 1e-8, "weight_decay": 1.0}
+    loop = _loop(tmp_path, "mpamatch-text", **knobs)
+    branch = loop.model.branch
+    assert loop.texts is not None
+    assert branch is not None
+    learning = [*(p for p in loop.texts.parameters() if p.requires_grad), *branch.text_parameters()]
+    assert len(learning) == 3
+    before, decoder = [p.detach().clone() for p in learning], copy.deepcopy(loop.model.decoder.state_dict())
+    next(loop.run())
+    for parameter, was in zip(learning, before, strict=True):
+        # A warm-up of two steps: half of the rate.
+        assert float((parameter.detach() - was).abs().max()) == pytest.approx(0.5e-3, rel=0.01)
+    assert all(torch.allclose(t, decoder[n], atol=1e-6) for n, t in loop.model.decoder.state_dict().items())
+
+
+def test_a_checkpoint_whose_moments_fit_other_parameters_is_refused(tmp_path: Path) -> None:
+    loop = _loop(tmp_path, "mpamatch-text")
+    next(loop.run())
+    state = loop.state()
+    tensors = {**state.tensors, "optimiser.0.exp_avg": torch.zeros(3)}
+    with pytest.raises(BadInput, match="another version"):
+        _loop(tmp_path, "mpamatch-text").restore(LoopState(tensors, state.values))
+
+
+@pytest.mark.method_line(2)
+@pytest.mark.parametrize(("steps", "kept"), [(4999, 0.99), (5000, 0.999)])
+def test_rows_of_a_long_run_move_ten_times_more_slowly(tmp_path: Path, steps: int, kept: float) -> None:
+    loop = _loop(tmp_path, "mpamatch-image", prototype_start=0.0, steps_cold=steps, ramp_start=0.5, ramp_end=0.5)
+    bank = bank_of(loop.model)
+    assert bank is not None
+    next(loop.run())
+    bank.updates.fill_(1_000_000)  # long behind the start, where every row still follows fast
+    before = bank.rows.clone()
+    sums = torch.zeros(*bank.rows.shape[:2], bank.rows.shape[2] + 1)
+    sums[..., 0] = sums[..., -1] = 1.0  # every cell of the step lies along the first axis
+    loop._follow(StepSums(bank=sums))
+    one = torch.zeros_like(before)
+    one[..., 0] = 1.0
+    wanted = functional.normalize(kept * before + (1 - kept) * one, dim=-1)
+    assert torch.allclose(bank.rows, wanted, atol=1e-6)
+    assert not torch.allclose(bank.rows, before, atol=1e-6)
 
 
 def test_a_bank_begins_with_the_first_process_s_rows(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import BadInput, Unavailable
 from mpamatch.inference import Predictor
 from mpamatch.network.weights import CONFIG_NAME, load_model
-from mpamatch.training.first_model import texts_of
+from mpamatch.training import first_model
+from mpamatch.training.first_model import settled_texts, texts_of
 from mpamatch.training.run_folder import train_run
 from mpamatch.training.run_spec import read_run
 from tests.mpamatch.tissue import draw, quick_recipe, write_run
@@ -55,7 +56,12 @@ def test_a_model_keeps_its_prototypes_exactly_and_what_its_texts_learnt(started:
     assert bool(branch.text_vectors.any())
     state = load_file(started / "model" / "model.safetensors")
     assert state["branch.bank.rows"].dtype == torch.float32
-    assert Predictor(loaded).predict(draw(0)[0]).shape == (2, 80, 80)
+    look = Predictor(loaded).look(draw(0)[0])
+    assert look.probabilities.shape == (2, 80, 80)
+    assert look.image_posterior is not None
+    assert look.text_posterior is not None
+    assert look.disagreement is not None
+    assert look.disagreement.shape == (20, 20)
 
 
 def test_what_a_run_tells_of_its_prototypes(started: Path) -> None:
@@ -81,6 +87,8 @@ def test_tensorboard_reads_what_a_run_wrote(started: Path) -> None:
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert {"loss/x", "loss/image", "mask_ratio/class 1", "prototypes/used", "weight/prototype"} <= tags
+    assert {"pseudo_labels/accuracy", "weight/labelled", "images_per_s", "peak_memory_mib"} <= tags
+    assert [e.step for e in events.Scalars("pseudo_labels/share")] == [8], "of a step that was checked, once"
     assert [e.step for e in events.Scalars("loss/x")] == list(range(1, 9))
 
 
@@ -142,6 +150,7 @@ def test_a_new_class_gets_rows_and_the_known_ones_keep_theirs(started: Path, tmp
     assert after is not None
     assert before.bank is not None
     assert after.bank is not None
+    assert int(after.bank.updates) > int(before.bank.updates), "kept rows keep their momentum"
     cosine = (before.bank.rows[0] * after.bank.rows[0]).sum(dim=-1)
     assert float(cosine.min()) > 0.5
 
@@ -153,6 +162,13 @@ def test_a_method_without_prototypes_leaves_those_of_its_start_behind(started: P
     assert loaded.module.branch is None
     assert loaded.config.branch == {}
     assert any("prototypes of test-m1 not used" in note for note in result["notes"])
+
+
+def test_a_method_without_texts_leaves_those_of_its_start_behind(started: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, recipe=_recipe("mpamatch-image"), start=started / "model")
+    first = first_model.first_model(read_run(folder), "cpu")
+    assert any("prototypes of test-m1 not used" in note for note in first.notes)
+    assert first.texts is None
 
 
 def test_a_branch_of_a_size_that_no_recipe_asks_for_is_refused(started: Path, tmp_path: Path) -> None:
@@ -173,6 +189,46 @@ def test_texts_of_the_class_set_go_before_those_of_the_prompt_set(tmp_path: Path
     assert texts[1] == ("my own words",)
     assert texts[0]
     assert texts[0] != ("my own words",)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # of names that the picture's font lacks
+def test_classes_that_the_text_encoder_takes_for_the_same_train_without_texts(tmp_path: Path) -> None:
+    classes = ClassSet.from_names(["background", "腺体", "间质"])
+    result = _train(write_run(tmp_path, recipe=_recipe(), labelled=5, classes=classes))
+    assert result["method"] == "mpamatch-image"
+    assert "text" not in result["losses"]
+    (note,) = (note for note in result["notes"] if "texts not used" in note)
+    assert "腺体, 间质" in note
+    assert "background" not in note
+    assert "English names" in note
+    branch = load_model(tmp_path / "model").module.branch
+    assert branch is not None
+    assert branch.bank is not None
+    assert branch.projection is None
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # of names that the picture's font lacks
+def test_where_texts_are_all_that_a_method_has_they_must_differ(tmp_path: Path) -> None:
+    classes = ClassSet.from_names(["background", "腺体", "间质"])
+    with pytest.raises(BadInput, match="腺体, 间质: text encoder minilm takes them for the same") as caught:
+        _train(write_run(tmp_path, recipe=_recipe("mpamatch-text"), labelled=5, classes=classes))
+    assert "\n" not in str(caught.value)
+    texts = ("glandular epithelium", "loose stroma")
+    named = ClassSet(
+        tuple(
+            TissueClass(c.id, c.name, c.colour, p)
+            for c, p in zip(classes.classes, (("slide background",), *((t,) for t in texts)), strict=True)
+        )
+    )
+    folder = write_run(tmp_path / "own", recipe=_recipe("mpamatch-text"), labelled=5, classes=named)
+    assert "text" in _train(folder)["losses"]
+
+
+@pytest.mark.parametrize("text", ["learned", "shuffled"])
+def test_controls_without_the_words_of_the_classes_stay(tmp_path: Path, text: str) -> None:
+    classes = ClassSet.from_names(["background", "腺体", "间质"])
+    spec = read_run(write_run(tmp_path, recipe=_recipe(text=text), classes=classes))
+    assert settled_texts(spec) == (spec.recipe, None)
 
 
 def test_a_decoder_that_looks_at_prototypes_trains_and_is_kept(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mpamatch.domain.classes import ClassSet
 from mpamatch.errors import BadInput, Cancelled, Conflict, NotFound
 from mpamatch.inference import Predictor
 from mpamatch.network.weights import load_model
+from mpamatch.training import run as training_run
 from mpamatch.training import run_folder
 from mpamatch.training.run_folder import train_run
 from mpamatch.training.run_spec import read_run
@@ -45,6 +46,15 @@ def test_a_run_leaves_a_model_a_result_and_its_progress(tmp_path: Path) -> None:
     assert [e["event"] for e in events] == ["start", *["step"] * 8, "done"]
     assert {"step", "steps", "losses", "mask_ratio", "pool_tiles", "eta_s", "seconds_per_step"} <= set(events[5])
     assert set(events[5]["losses"]) == {"x", "u", "total"}
+    first, last = events[1], events[8]
+    assert (first["labelled_weight"], first["unlabelled_weight"], last["unlabelled_weight"]) == (0.5, 0.0, 0.5)
+    # Two labelled tiles a step, then two of the pool as well, in the clock's one second.
+    assert (first["images_per_s"], last["images_per_s"]) == (2.0, 4.0)
+    assert last["peak_memory_mib"] > 50
+    assert first["pseudo_labels"] is None
+    assert last["pseudo_labels"] == result["pseudo_labels"]
+    assert result["pseudo_labels"]["step"] == 8
+    assert result["pseudo_labels"]["pixels"] > 0
     assert result == json.loads((folder / "result.json").read_text())
     assert result["steps"] == 8
     assert result["pool_tiles"] == 4
@@ -102,11 +112,12 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert (folder / "progress.jsonl").read_text() == written
 
 
-def test_an_empty_pool_trains_supervised_and_says_so(tmp_path: Path) -> None:
+def test_an_empty_pool_trains_on_labels_alone_and_says_so(tmp_path: Path) -> None:
     result = _train(write_run(tmp_path, pool=0))
     assert result["pool_tiles"] == 0
-    assert any("empty" in note for note in result["notes"])
-    assert any("empty" in note for note in _events(tmp_path)[0]["notes"])
+    said = "the pool is empty: trained on labels alone"
+    assert said in result["notes"]
+    assert said in _events(tmp_path)[0]["notes"]
 
 
 def test_tiles_kept_back_are_neither_labelled_nor_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,13 +126,13 @@ def test_tiles_kept_back_are_neither_labelled_nor_pool(tmp_path: Path, monkeypat
     run["pool"] += [{k: v for k, v in row.items() if k != "mask"} for row in run["labelled"]]
     (folder / "run.json").write_text(json.dumps(run))
     seen: dict[str, set[int]] = {}
-    real = run_folder.Streams
+    real = training_run.Streams
 
     def spy(labelled: Any, pool: Any, **options: Any) -> Any:
         seen.update(labelled={s.tile for s in labelled}, pool={s.tile for s in pool})
         return real(labelled, pool, **options)
 
-    monkeypatch.setattr(run_folder, "Streams", spy)
+    monkeypatch.setattr(training_run, "Streams", spy)
     kept = set(_train(folder)["held_back"]["tiles"])
     assert kept
     assert not kept & (seen["labelled"] | seen["pool"])
@@ -174,6 +185,22 @@ def test_partly_labelled_tiles_train_and_unlabelled_ones_are_left_out(tmp_path: 
     ]
     (folder / "run.json").write_text(json.dumps(run))
     assert _train(folder)["labelled_tiles"] == 1
+
+
+def test_a_tile_whose_labels_vanish_at_the_working_scale_is_left_out_and_said(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, labelled=2, recipe=quick_recipe(reduction=4.0))
+    run = json.loads((folder / "run.json").read_text())
+    thin = np.full((80, 80), 255, np.uint8)
+    thin[40, 40] = 1
+    run["labelled"].append(write_tile(tmp_path / "tiles", 50, thin))
+    (folder / "run.json").write_text(json.dumps(run))
+    result = _train(folder)
+    assert result["labelled_tiles"] == 2
+    assert any(note.startswith("tile 50 left out") for note in result["notes"])
+    alone = write_run(tmp_path / "alone", labelled=0, recipe=quick_recipe(reduction=4.0))
+    (alone / "run.json").write_text(json.dumps({**run, "labelled": run["labelled"][-1:]}))
+    with pytest.raises(BadInput, match="no labelled pixel in any tile"):
+        _train(alone)
 
 
 def test_one_bad_tile_is_left_out_and_said(tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from mpamatch.domain.classes import IGNORE
+from mpamatch.domain.recipe import Photometry
+from mpamatch.training import views
 from mpamatch.training.views import Tile, cutmix_box, photometric, weak_view
 from tests.mpamatch.tissue import quick_recipe
 
+LEVELS = [level for level in get_args(Photometry) if level != "none"]
 FILL = np.array([10, 20, 30], np.uint8)
 
 
@@ -67,7 +72,7 @@ def test_a_supervised_crop_does_not_always_centre_its_label() -> None:
 
 
 @pytest.mark.method_line(16)
-@pytest.mark.parametrize("level", ["mild", "strong"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_photometry_changes_the_image_within_bounds_and_by_its_seed(level: str) -> None:
     image = np.random.default_rng(0).integers(100, 220, (64, 64, 3)).astype(np.uint8)
     before = image.copy()
@@ -87,6 +92,40 @@ def test_strong_photometry_moves_colours_further_than_mild() -> None:
 
     assert shift("none") == 0
     assert 0 < shift("mild") < shift("strong")
+
+
+@pytest.mark.parametrize(
+    ("level", "most"),
+    [("um", (0.5, 0.5, 0.5, 0.25)), ("path", (0.3, 0.3, 0.2, 0.05)), ("strong", (0.3, 0.3, 0.3, 0.04))],
+)
+def test_colours_move_as_far_as_their_level_says_and_no_further(level: str, most: tuple[float, ...]) -> None:
+    """Two halves of one colour, one lighter: what became of them tells brightness, contrast, saturation and hue."""
+    to_rgb = np.linalg.inv(views._YIQ)
+    dark, light = (to_rgb @ np.array([luma, 20.0, 10.0]) for luma in (90.0, 110.0))
+    image = np.stack([np.tile(dark, (4, 1)), np.tile(light, (4, 1))]).astype(np.float32)
+    found = []
+    for seed in range(500):
+        moved = views._colour_jitter(image, views._LEVELS[level], np.random.default_rng(seed))
+        low, high = moved[:, 0] @ views._YIQ.T
+        bright = (low[0] + high[0]) / 200
+        contrast = (high[0] - low[0]) / 20 / bright
+        was, now = complex(20, 10), complex(low[1], low[2])
+        saturation = abs(now / was) / bright / contrast
+        found.append((bright - 1, contrast - 1, saturation - 1, np.angle(now / was) / (2 * np.pi)))
+    for bound, values in zip(most, np.array(found).T, strict=True):
+        assert -bound * 1.001 <= values.min() < -0.95 * bound
+        assert 0.95 * bound < values.max() <= bound * 1.001
+
+
+@pytest.mark.parametrize("level", ["um", "path"])
+def test_four_views_in_five_have_other_colours_one_in_five_has_none_and_half_are_blurred(level: str) -> None:
+    image = np.full((16, 16, 3), (180, 100, 150), np.uint8)  # one colour, which a blur leaves as it is
+    seen = [photometric(image, level, np.random.default_rng(seed)) for seed in range(1000)]  # type: ignore[arg-type]
+    assert 0.12 < np.mean([np.array_equal(view, image) for view in seen]) < 0.20  # 0.2 without jitter, 0.8 not grey
+    assert 0.16 < np.mean([np.ptp(view[0, 0]) == 0 for view in seen]) < 0.24
+    halves = np.repeat(np.repeat(np.array([[[90], [160]]], np.uint8), 3, axis=2), 8, axis=1).repeat(16, axis=0)
+    tones = [len(np.unique(photometric(halves, level, np.random.default_rng(s))[..., 0])) for s in range(500)]  # type: ignore[arg-type]
+    assert 0.4 < np.mean(np.array(tones) > 2) < 0.55  # half are blurred, a few by too little to show
 
 
 def test_stain_jitter_keeps_white_glass_nearly_white() -> None:

@@ -109,7 +109,6 @@ def test_a_table_gives_its_vectors_and_a_residual_from_zero(tmp_path: Path) -> N
     learning = build_class_texts(f"table:{path}", TEXTS, context_tokens=1, **KNOBS)
     torch.testing.assert_close(learning(), fixed())
     assert learning.learnable
-    assert not learning.supports_context
     (learning()[0] @ torch.arange(5.0)).backward()
     assert float(learning.residual.grad[0].abs().max()) > 0
 

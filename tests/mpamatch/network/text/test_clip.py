@@ -52,7 +52,8 @@ def test_vectors_are_those_of_open_clip(tower: ClipTower, published: torch.nn.Mo
     tokens = open_clip.tokenizer.SimpleTokenizer()(TEXTS)
     with torch.no_grad():
         expected = published.encode_text(tokens)
-    torch.testing.assert_close(tower.embed(tower.tokens(TEXTS)), expected, atol=1e-5, rtol=0)
+    # Some CPUs add up in another order in the two: 3e-5 was seen, where a wrong layer is off by tenths.
+    torch.testing.assert_close(tower.embed(tower.tokens(TEXTS)), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.method_line(21)
