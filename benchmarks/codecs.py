@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-# Benchmarks are run as files; the repository's root is then not on the path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# Run as a file: the repository's root takes the place of this folder, where `queue` is not the standard library's.
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from backend.labelstudio.rle import decode_rle, encode_rle
 from benchmarks.report import Figure, run

@@ -66,8 +66,12 @@ def run(measure: Callable[[], Mapping[str, Figure]], description: str, arguments
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args(arguments)
-    figures = measure()
-    if options.json:
+    show(measure(), as_json=options.json)
+
+
+def show(figures: Mapping[str, Figure], *, as_json: bool) -> None:
+    """Print a table, or the document."""
+    if as_json:
         print(json.dumps(report(figures), indent=2))
         return
     for key, figure in figures.items():

@@ -7,40 +7,30 @@ Nothing leaves the loopback; servers and files are gone afterwards.
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-# Benchmarks are run as files; the repository's root is then not on the path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# Run as a file: the repository's root takes the place of this folder, where `queue` is not the standard library's.
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import psutil
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
-from backend.commands.ports import free_port
-from backend.commands.stack import api_part
-from backend.servers import EmbeddedPostgres, EmbeddedRedis
-from backend.settings import PREFIX, Endpoints, Settings, save_endpoints
 from backend.store.sessions import Database
 from backend.store.tables import Inbox
+from benchmarks._installation import Api, running_api, running_servers
+from benchmarks._stored_project import StoredProject, store_project
 from benchmarks.report import Figure, run
-from benchmarks.stored_project import StoredProject, store_project
-from migrations.run import upgrade
 
 MB = 1_000_000
-HOST = "127.0.0.1"
-FIRST_PORT = 19_190
 
 
 @dataclass(frozen=True)
@@ -58,42 +48,18 @@ class Load:
     pause_s: float = 3.0
 
 
-@dataclass(frozen=True)
-class Api:
-    """One running API process."""
-
-    pid: int
-    port: int
-    ready_s: float
-
-    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
-        """One request on a connection of its own. Raises RuntimeError unless it is answered with 200."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            answer = response.read()
-            if response.status != 200:
-                raise RuntimeError(f"{method} {path} was answered with {response.status}: {answer[:300]!r}")
-            return answer
-        finally:
-            connection.close()
-
-
 def measure(load: Load = Load()) -> dict[str, Figure]:
     """Every figure, in one run. Raises RuntimeError when a webhook was answered but is not in the database."""
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        del os.environ[name]  # settings of the one who measures must not reach the process that is measured
     with ExitStack() as stack:
-        settings = stack.enter_context(_servers())
+        settings = stack.enter_context(running_servers())
         database = Database(settings.require_database_url())
         stack.callback(database.close)
         project = store_project(settings, database)
         ready_s = []
         for _ in range(load.starts - 1):
-            with _api(settings) as api:
+            with running_api(settings) as api:
                 ready_s.append(api.ready_s)
-        api = stack.enter_context(_api(settings))
+        api = stack.enter_context(running_api(settings))
         ready_s.append(api.ready_s)
         return {
             "api_ready_s": Figure(statistics.median(ready_s), "s", 3.0, f"process start to /health, {len(ready_s)} x"),
@@ -175,64 +141,6 @@ def _mapped(pid: int, name: str) -> int:
     """How many files of that name are mapped into a process."""
     maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     return len({line.split()[-1] for line in maps if name in line})
-
-
-@contextmanager
-def _servers() -> Iterator[Settings]:
-    """Both servers on a state folder of their own, with every table, as `mpamatch up` leaves them."""
-    state = Path(tempfile.mkdtemp(prefix="mpamatch-serving-"))
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, state, ignore_errors=True)
-        postgres, redis = EmbeddedPostgres(state), EmbeddedRedis(state)
-        stack.callback(postgres.stop, postgres.start())
-        stack.callback(redis.stop, redis.start())
-        upgrade(postgres.url())
-        _check_durable(postgres.url())
-        save_endpoints(state, Endpoints(database_url=postgres.url(), broker_url=redis.url))
-        yield Settings(state=state, database_url=postgres.url(), broker_url=redis.url)
-
-
-def _check_durable(url: str) -> None:
-    database = Database(url)
-    with database.transaction() as session:
-        found = {name: session.scalar(text(f"SHOW {name}")) for name in ("fsync", "synchronous_commit")}
-    database.close()
-    if set(found.values()) != {"on"}:
-        raise RuntimeError(f"writes would not be durable: {found}")
-
-
-@contextmanager
-def _api(settings: Settings) -> Iterator[Api]:
-    """The API process, in the environment that `mpamatch up` gives it, once it answers."""
-    port = free_port(HOST, FIRST_PORT, lambda line: None, what="API")
-    part = api_part(settings, port)
-    with (settings.state / "api.log").open("ab") as log:
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            part.command, env=dict(part.environment), cwd=settings.state, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        api = Api(process.pid, port, 0.0)
-        while not _answers(api):
-            if process.poll() is not None or time.perf_counter() - began > 60:
-                raise RuntimeError(f"the API did not start: {(settings.state / 'api.log').read_text()[-2000:]}")
-            time.sleep(0.01)
-        yield Api(process.pid, port, time.perf_counter() - began)
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _answers(api: Api) -> bool:
-    try:
-        api.ask("GET", "/health")
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

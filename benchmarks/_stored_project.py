@@ -17,7 +17,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from backend.actions import show_tile
-from backend.actions.keep_prediction import keep_prediction
 from backend.actions.rank_queue import rank_queue
 from backend.actions.register_images import RegisterItem, register
 from backend.api_names import ML_PATH, SECRET_HEADER, USER
@@ -26,10 +25,8 @@ from backend.store import projects
 from backend.store.open_blobs import open_blobs
 from backend.store.secrets import KeyRing
 from backend.store.sessions import Database
-from backend.store.tables import Model, Task, Tile
-from mpamatch.domain.classes import ClassSet
-from mpamatch.domain.policy import Policy
-from mpamatch.domain.regions import find_regions
+from backend.store.tables import Task, Tile
+from benchmarks._served_project import add_project, keep_answer
 from mpamatch.files.images import encode_png
 
 TILE_PX = 1024
@@ -69,15 +66,7 @@ def store_project(settings: Settings, database: Database) -> StoredProject:
     with database.transaction() as session:
         tile_id = session.query(Tile.id).filter(Tile.project_id == project_id).scalar()
         session.add(Task(project_id=project_id, tile_id=tile_id, ls_task_id=LS_TASK, origin="head"))
-    keep_prediction(
-        database,
-        blobs,
-        tile_id=tile_id,
-        model_id=model_id,
-        class_map=probabilities.argmax(axis=0).astype(np.uint8),
-        confidence=probabilities.max(axis=0),
-        regions=find_regions(probabilities[:, ::2, ::2], Policy().tau, scale=2.0),
-    )
+    keep_answer(database, blobs, tile_id, model_id, probabilities)
     rank_queue(database, project_id)
     with database.transaction() as session:
         project = projects.get(session, project_id)
@@ -114,14 +103,7 @@ def _tissue() -> npt.NDArray[np.uint8]:
 
 def _project(database: Database, keys: KeyRing) -> tuple[int, int]:
     with database.transaction() as session:
-        classes = ClassSet.from_names(CLASSES)
-        project = projects.create(session, title="Bench", classes=classes, policy=Policy(), seed=1)
-        projects.champion(session, project).state = "retired"
-        session.flush()
-        model = Model(project_id=project.id, version=VERSION, kind="trained", state="champion")
-        session.add(model)
-        session.flush()
-        project.champion_id = model.id
+        project, model = add_project(session, CLASSES, VERSION)
         project.ls_model_version = VERSION
         project.ls_project_id = LS_PROJECT
         project.ls_auth_password = keys.seal("password")
