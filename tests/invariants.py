@@ -108,6 +108,7 @@ def _annotations(session: Session, project: Project) -> Iterator[str]:
         SELECT m.id, m.tile_id, m.version FROM mask m JOIN tile t ON t.id = m.tile_id
         JOIN mask o ON o.tile_id = m.tile_id AND o.version = m.version - 1
         WHERE t.project_id = :p AND m.annotation_id = o.annotation_id AND m.blob = o.blob AND m.origin = o.origin
+          AND m.said_blob IS NOT DISTINCT FROM o.said_blob
           AND o.withdrawn_at IS NULL
     """
     for row in _rows(session, twice, p=project.id):
@@ -256,10 +257,9 @@ def _label_studio(session: Session, client: LabelStudioClient, project: Project)
     tiles: Counter[int] = Counter()
     waiting = 0
     for task in client.tasks(project.ls_project_id):
-        tile_id = show_tile.tile_of(task.get("data"))
-        if tile_id is not None:
+        tile_id, state = show_tile.tile_of(task.get("data")), ours.get(task["id"])
+        if tile_id is not None and state != "labelled":  # one that was labelled in part may be asked for once more
             tiles[tile_id] += 1
-        state = ours.get(task["id"])
         if state is None:
             yield f"D: task {task['id']} of Label Studio has no row"
         if state == "gone":
@@ -276,7 +276,7 @@ def _label_studio(session: Session, client: LabelStudioClient, project: Project)
         yield f"D: Label Studio serves {setting}, not {champion}"
     for tile_id, count in tiles.items():
         if count > 1:
-            yield f"E: tile {tile_id} is {count} tasks in Label Studio"
+            yield f"E: tile {tile_id} is {count} tasks that wait in Label Studio"
     yield from _labels_there(session, client, project)
 
 
@@ -302,11 +302,11 @@ def _labels_there(session: Session, client: LabelStudioClient, project: Project)
 def _queue(session: Session, blobs: BlobFolder, project: Project, settled: bool) -> Iterator[str]:
     values = {"p": project.id, "g": project.queue_generation, "c": project.champion_id}
     twice = """
-        SELECT tile_id, count(*) n FROM task WHERE project_id = :p AND state <> 'gone'
+        SELECT tile_id, count(*) n FROM task WHERE project_id = :p AND state = 'live'
         GROUP BY tile_id HAVING count(*) > 1
     """
     for row in _rows(session, twice, p=project.id):
-        yield f"E: tile {row.tile_id} has {row.n} tasks"
+        yield f"E: tile {row.tile_id} has {row.n} tasks that wait"
     doubled = """
         SELECT tile_id, count(*) n FROM queue_entry WHERE project_id = :p AND generation = :g
         GROUP BY tile_id HAVING count(*) > 1

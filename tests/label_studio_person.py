@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import httpx
 
 from backend.labelstudio.client import Json, LabelStudioClient
 from mpamatch.errors import NotFound
+
+
+@dataclass(frozen=True)
+class Invited:
+    """A second user of the same server."""
+
+    email: str
+    password: str = field(repr=False)
+    token: str = field(repr=False)
+
+
+def invite(client: LabelStudioClient, url: str, email: str = "second@example.com") -> Invited:
+    """Sign a second person up through the organization's link, which is the only way."""
+    link = str(client._object("GET", "/api/invite")["invite_url"])
+    password = secrets.token_urlsafe(12)
+    with httpx.Client(base_url=url, trust_env=False, timeout=60, follow_redirects=True) as browser:
+        page = browser.get(link)
+        form = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
+        assert form is not None, page.text[:300]
+        fields = {"csrfmiddlewaretoken": form[1], "email": email, "password": password, "allow_newsletters": "false"}
+        answer = browser.post(link, data=fields, headers={"Referer": url})
+        assert answer.status_code == 200, answer.text[:300]
+        return Invited(email, password, str(browser.get("/api/current-user/token").json()["token"]))
 
 
 def next_task(client: LabelStudioClient, project_id: int) -> Json | None:

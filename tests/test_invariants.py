@@ -273,10 +273,10 @@ ROWS: dict[str, tuple[str, str]] = {
     "a tile twice in the queue": (
         """ALTER TABLE queue_entry DROP CONSTRAINT "uq_queue_entry_project_id_generation_tile_id";
            INSERT INTO queue_entry
-               (id, project_id, generation, rank, tile_id, region_ids, score, noise, stratum, propensity, round,
-                config_hash, reasons, state)
-           SELECT id + 1000, project_id, generation, rank + 1000, tile_id, region_ids, score, noise, stratum,
-                  propensity, round, config_hash, reasons, state
+               (id, project_id, generation, ranking_id, rank, tile_id, region_ids, score, noise, stratum, propensity,
+                round, config_hash, state)
+           SELECT id + 1000, project_id, generation, ranking_id, rank + 1000, tile_id, region_ids, score, noise,
+                  stratum, propensity, round, config_hash, state
            FROM queue_entry WHERE rank = (SELECT max(rank) FROM queue_entry)""",
         "E: tile",
     ),

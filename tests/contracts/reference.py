@@ -74,10 +74,13 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
 
 
 def figures_table(name: str) -> Callable[[], str]:
-    """The figures of one benchmark as it was last run, and the machine."""
+    """The figures of one benchmark as it was last run, and the machine; without a run, that there is none."""
 
     def made() -> str:
-        document = json.loads((RESULTS / f"benchmark-{name}.json").read_text(encoding="utf-8"))
+        path = RESULTS / f"benchmark-{name}.json"
+        if not path.is_file():
+            return f"Not measured for these docs yet: there is no `{path.relative_to(ROOT).as_posix()}`."
+        document = json.loads(path.read_text(encoding="utf-8"))
         machine = document["machine"]
         rows = [
             (f"`{key}`", _number(f["value"]), f["unit"], _number(f["bound"]), f["reference"] or "")
@@ -140,6 +143,9 @@ MADE: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "regions": figures_table("regions"),
         "inference": figures_table("inference"),
         "codecs": figures_table("codecs"),
+        "queue": figures_table("queue"),
+        "publishing": figures_table("publishing"),
+        "training": figures_table("training"),
     },
     "docs/reliability.md": {"faults": faults_table},
 }

@@ -15,6 +15,7 @@ import check_jsonschema
 import jsonschema
 import pytest
 
+from backend import label_studio_turns
 from backend.commands import stack
 from backend.credentials import Credentials
 from backend.label_studio_server import GUARDED_NETWORKS, EmbeddedLabelStudio
@@ -172,8 +173,15 @@ def test_label_studio_gets_the_switches_that_our_own_one_gets(tmp_path: Path) ->
     assert set(here) == set(embedded)
     # Addresses, folders, credentials and the guard's networks are of each place; every switch is the same.
     own = {"BASE_DATA_DIR", "DATABASE_NAME", "HOST", "USERNAME", "PASSWORD", "USER_TOKEN"}
-    own = {f"LABEL_STUDIO_{name}" for name in (*own, "USER_ADDITIONAL_BANNED_SUBNETS")}
+    own = {f"LABEL_STUDIO_{name}" for name in (*own, "USER_ADDITIONAL_BANNED_SUBNETS")} | {"PYTHONPATH"}
     assert {name: here[name] for name in set(here) - own} == {name: embedded[name] for name in set(here) - own}
+
+
+def test_people_take_turns_in_the_label_studio_of_the_containers_too() -> None:
+    folder = services(GIVEN)["label-studio"].environment["PYTHONPATH"]
+    recipe = (ROOT / "Dockerfile").read_text(encoding="utf-8").split("AS label-studio\n")[1]
+    module = Path(label_studio_turns.__file__).relative_to(ROOT)
+    assert f"COPY {module.as_posix()} {folder}/sitecustomize.py\n" in recipe
 
 
 def test_label_studio_s_guard_lets_through_the_containers_own_network_and_no_other() -> None:

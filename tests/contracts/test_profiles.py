@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,12 @@ def test_a_failure_in_any_part_is_a_failure_and_all_are_heard(
     assert all((ROOT / folder).is_dir() for folder in left_out)
     assert team_said.startswith("ran team -m pytest")
     assert team_said.endswith("profiles or team or (database and not browser)")
+    above_rows = [part.removeprefix("--ignore=") for part in team_said.split() if part.startswith("--ignore=")]
+    assert above_rows
+    for folder in above_rows:
+        assert (ROOT / folder).is_dir()
+        for path in (ROOT / folder).rglob("test_*.py"):
+            assert not re.search(r"mark\.(profiles|team)\b", path.read_text(encoding="utf-8")), path
 
 
 def test_an_interrupted_run_says_where_both_profiles_stood(tmp_path: Path) -> None:

@@ -43,7 +43,17 @@ class LabelStreamBrowser:
         annotation = browser.submit()
     """
 
-    def __init__(self, url: str, email: str, password: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        email: str,
+        password: str,
+        *,
+        timeout_s: float = 60.0,
+        beside: LabelStreamBrowser | None = None,
+    ) -> None:
+        """``beside``: another person's, which is open: a window of its own without that one's cookies."""
+        self._beside = beside
         self.url = url.rstrip("/")
         self._email, self._password = email, password
         self._timeout_ms = timeout_s * 1000
@@ -55,13 +65,8 @@ class LabelStreamBrowser:
         self.errors: list[str] = []
 
     def __enter__(self) -> LabelStreamBrowser:
-        executable = find_chromium()
-        if executable is None:
-            raise RuntimeError("no Chromium found: apt-get install chromium")
-        self._playwright = sync_playwright().start()
-        self._browser = self._playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         # A locked-down machine may have a proxy in its environment; the server is on this one.
-        context = self._browser.new_context(viewport={"width": 1600, "height": 1000})
+        context = self._opened().new_context(viewport={"width": 1600, "height": 1000})
         self._page = context.new_page()
         self._page.set_default_timeout(self._timeout_ms)
         self._page.on("request", lambda r: self.requests.append(f"{r.method} {r.url}"))
@@ -72,10 +77,23 @@ class LabelStreamBrowser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._beside is not None and self._page is not None:
+            self._page.context.close()
         if self._browser is not None:
             self._browser.close()
         if self._playwright is not None:
             self._playwright.stop()
+
+    def _opened(self) -> Browser:
+        if self._beside is not None:
+            assert self._beside._browser is not None, "open the other one first"
+            return self._beside._browser
+        executable = find_chromium()
+        if executable is None:
+            raise RuntimeError("no Chromium found: apt-get install chromium")
+        self._playwright = sync_playwright().start()
+        self._browser = self._playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        return self._browser
 
     @property
     def page(self) -> Page:
@@ -184,6 +202,15 @@ class LabelStreamBrowser:
         if not regions:
             self.page.get_by_role("button", name="Show all regions").click()
         return shot, box, dict(frame)  # type: ignore[arg-type]
+
+    def wait_for_draft(self) -> None:
+        """Until what was drawn is saved without being submitted, as the page does it by itself some seconds later."""
+        for _ in range(int(self._timeout_ms / 100)):
+            if any(re.search(r"^(POST|PATCH) .*/drafts", line) for line in self.requests):
+                self.page.wait_for_load_state("networkidle")
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError("no draft was saved")
 
     def submit(self) -> dict[str, Any]:
         """Press Submit; returns the annotation as the server answered it, when the next task (or the end) is there."""

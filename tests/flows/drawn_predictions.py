@@ -30,8 +30,8 @@ class StoredTile:
     predicted: np.ndarray
 
 
-def store_predictions(stack: Stack, key: str, drawn: Path) -> dict[int, StoredTile]:
-    """A champion ``KEY-m1`` that has seen every tile of the project, and what it said, by tile.
+def store_predictions(stack: Stack, key: str, drawn: Path, *, number: int = 1) -> dict[int, StoredTile]:
+    """A champion ``KEY-m1`` (or of another number) that has seen every tile of the project, and what it said, by tile.
 
     It overlooks the largest gland, takes every lumen for background, and is unsure wherever it is wrong.
     """
@@ -41,7 +41,9 @@ def store_predictions(stack: Stack, key: str, drawn: Path) -> dict[int, StoredTi
         with database.transaction() as session:
             project = projects.choose(session, key)
             classes = projects.classes_of(project)
-            model = Model(project_id=project.id, version=f"{key}-m1", kind="trained", state="candidate", blob=None)
+            model = Model(
+                project_id=project.id, version=f"{key}-m{number}", kind="trained", state="candidate", blob=None
+            )
             session.add(model)
             rows = list(session.execute(select(Tile, Image.uri).join(Image).where(Tile.project_id == project.id)))
         stored = {}
@@ -59,7 +61,8 @@ def store_predictions(stack: Stack, key: str, drawn: Path) -> dict[int, StoredTi
                 model_id=model.id,
                 class_map=predicted,
                 confidence=probabilities.max(axis=0),
-                regions=find_regions(probabilities, TAU),
+                # Boxes as small as their regions, so that most of the picture can be compared beside them.
+                regions=find_regions(probabilities, TAU, min_side_px=0, most_overlap=1.0),
             )
             stored[tile.id] = StoredTile(tile.id, truth, predicted)
         with database.transaction() as session:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from backend.labelstudio.results import class_map_to_result, scope_item
-from backend.store import masks, projects, queue, tasks
+from backend.store import masks, projects, queue, second_looks, tasks
 from backend.store.backup_manifest import read_manifest
 from backend.store.tables import Annotation, Mask
 from mpamatch.datasets import phantom
@@ -51,6 +51,8 @@ def _at_rest(stack: Stack) -> bool:
         champion = projects.champion(session, project)
         if (project.ls_model_version, project.ranked_model_id) != (champion.version, champion.id):
             return False
+        if second_looks.pending(session, project.id):
+            return False  # its order changes once more
         shown = {t.tile_id for t in tasks.live(session, project.id) if t.model_version == champion.version}
         held = set(session.scalars(select(Annotation.ls_annotation_id).where(Annotation.state == "present")))
         head = [e.tile_id for e in queue.head(session, project, HEAD)]

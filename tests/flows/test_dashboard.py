@@ -24,6 +24,7 @@ from backend.commands.ports import free_port
 from backend.credentials import ensure_dashboard_token
 from backend.label_studio_server import answers
 from backend.store.tables import Run
+from tests.audited_project import audited
 from tests.builders import Installation
 from tests.dashboard_project import KEY, LABEL_STUDIO, filled, paths
 from tests.flows.browser import ARGUMENTS, find_chromium
@@ -165,7 +166,7 @@ def test_everything_works_without_javascript(browser: Browser, served: Served) -
         assert seen.problems == []
 
 
-@pytest.mark.parametrize("path", ["", "/queue", "/runs/4", "/people"])
+@pytest.mark.parametrize("path", ["", "/queue", "/runs/4", "/people", "/audit"])
 def test_the_tab_key_reaches_every_link_and_button_in_reading_order(
     browser: Browser, served: Served, path: str
 ) -> None:
@@ -210,8 +211,41 @@ def test_outlines_are_taken_off_and_put_on_by_keyboard(browser: Browser, served:
         expect(regions).to_be_hidden()
         page.keyboard.press("Space")
         expect(regions).to_be_visible()
-        drawn = page.evaluate("[...document.querySelectorAll('.layers img')].map(i => i.naturalWidth)")
-        assert drawn == [64, 64]
+        uncertainty = page.get_by_role("img", name="How unsure the model is")
+        expect(uncertainty).to_be_hidden()
+        page.get_by_role("checkbox", name="Uncertainty").focus()
+        page.keyboard.press("Space")
+        expect(uncertainty).to_be_visible()
+        for picture in page.locator(".layers img").all():
+            expect(picture).to_have_js_property("naturalWidth", 64)
+
+
+def test_the_audit_page_with_its_figures_is_sound_at_every_width_and_without_javascript(
+    browser: Browser, served: Served
+) -> None:
+    audited(served.made, alarm=True)
+    pages = ["/audit", "/audit?class=1", "/people", ""]
+    for size in (DESKTOP, SMALL):
+        with opened(browser, size) as (page, seen):
+            sign_in(page, served)
+            for path in pages:
+                page.goto(served.url + PROJECT + path)
+                assert overflow(page) <= 0, (path, widths(page))
+                found = Axe().run(page)
+                assert found.violations_count == 0, f"{path}\n{found.generate_report()}"
+                assert _headings_in_order(page), path
+            assert seen.problems == []
+    with opened(browser, PHONE, java_script_enabled=False) as (page, _):
+        sign_in(page, served)
+        page.get_by_role("link", name="Audit", exact=True).click()
+        expect(page.get_by_role("heading", name="Alarm: the models may be confirming themselves")).to_be_visible()
+        diagram = page.get_by_role("img", name=re.compile("Reliability diagram"))
+        expect(diagram).to_be_visible()
+        page.get_by_role("navigation", name="Classes").get_by_role("link").nth(1).focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/audit?class=0")
+        expect(diagram).to_be_visible()
+        expect(page.get_by_role("region", name="Table of confidence").get_by_role("row").nth(1)).to_be_visible()
 
 
 def test_what_changes_is_seen_without_a_reload_and_only_while_live(browser: Browser, served: Served) -> None:

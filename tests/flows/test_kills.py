@@ -85,8 +85,8 @@ def _check_one_model(stack: Stack, run: Run) -> None:
 def test_a_killed_training_goes_on_from_its_checkpoint(stack: Stack) -> None:
     number = _start_run(stack)
     (folder,) = (stack.state / "runs").glob(f"*m{number}-r*")
-    # A step is told before its checkpoint is whole, and a busy disk takes its time.
-    stack.wait("a checkpoint", lambda: any((folder / "checkpoint").glob("step-*")), 60)
+    # A step is told before its checkpoint is whole, which takes a busy disk its time; its folder is named last.
+    stack.wait("a checkpoint", lambda: any((folder / "checkpoint").glob("step-*[0-9]")), 60)
     _child(stack, number).kill()
     run = stack.wait("the run's end", lambda: _ended(stack, number), 240)
     _check_one_model(stack, run)

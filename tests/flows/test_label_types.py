@@ -13,7 +13,6 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from scipy import ndimage
 from sqlalchemy import select
 
 from backend.store.tables import Annotation, Mask
-from mpamatch.datasets import phantom
 from mpamatch.files.rasters import decode_raster
-from tests.flows.browser import LabelStreamBrowser, find_chromium
+from tests.flows.browser import LabelStreamBrowser
+from tests.flows.conftest import CLASSES, SIDE
 from tests.flows.drawn_predictions import StoredTile, store_predictions
-from tests.flows.stack import Stack, running
+from tests.flows.stack import Stack
 
 pytestmark = [
     pytest.mark.processes,
@@ -39,9 +38,7 @@ pytestmark = [
     pytest.mark.torch,
     pytest.mark.timeout(600),
 ]
-CLASSES = "background,gland,stroma"
 NAMES = CLASSES.split(",")
-SIDE = 256
 KINDS = ("brush", "bitmask", "polygon")
 SDK_PYTHON = Path(__file__).resolve().parents[2] / ".venv-label-studio" / "bin" / "python"
 SDK_READS = """
@@ -64,16 +61,8 @@ class LabelProject:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    if find_chromium() is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("Chromium is missing: apt-get install chromium")
-        pytest.skip("Chromium is missing: apt-get install chromium")
-    drawn = tmp_path_factory.mktemp("tissue") / "bitmask tissue"
-    phantom.write_folder(drawn, tiles=4, groups=1, size_px=SIDE, masked=0, seed=3)
-    options = ["--images", str(drawn), "--classes", CLASSES, "--label-type", "bitmask"]
-    with running(options, retrain_after_tiles=100, sweep_s=5) as up:
-        yield up
+def stack(drawn_stack: Stack) -> Stack:
+    return drawn_stack
 
 
 @pytest.fixture(scope="module")

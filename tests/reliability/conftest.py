@@ -15,7 +15,7 @@ from mpamatch.datasets import phantom
 from tests.flows.stack import running
 from tests.reliability.ring import Ring
 
-DISK_MB = 500
+DISK_MB = 900
 
 
 @pytest.fixture(scope="session")

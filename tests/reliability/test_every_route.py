@@ -65,7 +65,12 @@ def made(database_url: str, tmp_path: Path) -> Installation:
 @pytest.fixture
 def configured(made: Installation, database_url: str, redis_url: str) -> Settings:
     return Settings(
-        state=made.folder, database_url=database_url, broker_url=redis_url, predict_wait_s=0.01, public_url=BASE
+        state=made.folder,
+        database_url=database_url,
+        broker_url=redis_url,
+        predict_wait_s=0.01,
+        event_stream_s=0.01,
+        public_url=BASE,
     )
 
 
