@@ -229,9 +229,10 @@ def peers(python: str, scenes: int = SCENES) -> dict[str, Figure]:
     folder = Path(tempfile.mkdtemp(prefix="mpamatch-maps-"))
     try:
         make_maps(folder, scenes)
-        of = f"50 of {scenes * COPIES - LABELLED:,} maps, one thread, reading them included"
         figures: dict[str, Figure] = {}
         for who, (_, names) in WHO.items():
+            read = "by their embeddings alone" if who == "skactiveml" else "reading them included"
+            of = f"50 of {scenes * COPIES - LABELLED:,} maps, one thread, {read}"
             for name in names:
                 one = _in_child(sys.executable if who == "ours" else python, MAPS, str(folder), who, name)
                 if one is None:
