@@ -102,7 +102,7 @@ def test_a_killed_train_worker_is_replaced_and_its_child_does_not_outlive_it(sta
     child, worker = _child(stack, number), stack.part("worker-train")
     attempt = _latest(stack).attempt  # type: ignore[union-attr]
     worker.kill()
-    stack.wait("the child's end", lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+    stack.wait("the child's end", lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 60)
     run = stack.wait("the run's end", lambda: _ended(stack, number), 240)
     _check_one_model(stack, run)
     assert run.attempt > attempt
