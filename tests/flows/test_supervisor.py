@@ -276,7 +276,7 @@ def test_all_is_down_within_the_time_allowed_even_when_every_part_is_stubborn(tm
 def test_a_first_interrupt_stops_cleanly_and_a_second_one_at_once(tmp_path: Path) -> None:
     with supervised(tmp_path, one=SLEEP) as child:
         child.send_signal(signal.SIGINT)
-        assert child.wait(10) == 0
+        assert child.wait(60) == 0
     with supervised(tmp_path, stubborn=STUBBORN) as child:
         assert eventually(lambda: said_up(tmp_path, "stubborn"))
         began = time.monotonic()
