@@ -16,8 +16,8 @@ from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import BadInput
 
 CELL_PLAN, CELL_RESULT, CELL_ERROR, CELL_LOG = "plan.json", "cell.json", "error.json", "log.txt"
-# What a plan may name anew when it goes on: where things lie, and what of it is kept.
-_NOT_COMPARED = ("root", "weights_dir", "keep_models")
+# What a plan may name anew when it goes on: where things lie (of a start, its weights count), and what of it is kept.
+_NOT_COMPARED = ("root", "start", "weights_dir", "keep_models")
 
 
 class CellPlan(ABC):
@@ -50,7 +50,10 @@ class CellPlan(ABC):
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_json`. Raises BadInput."""
         try:
-            known = {name: values[name] for name in cls._names() if name not in cls.PLACES}
+            named = [field for field in dataclasses.fields(cls) if field.name not in cls.PLACES]  # type: ignore[arg-type]
+            # What has a default came later than the first plans.
+            optional = {field.name for field in named if field.default is not dataclasses.MISSING}
+            known = {f.name: values[f.name] for f in named if f.name in values or f.name not in optional}
             places = {name: None if values.get(name) is None else Path(values[name]) for name in cls.PLACES}
             places["root"] = Path(values["root"])
         except (KeyError, TypeError) as error:

@@ -15,6 +15,7 @@ from mpamatch.errors import BadInput
 from mpamatch.experiments.arms import Arm, Experiment, arm_recipe
 from mpamatch.experiments.plans import CellPlan
 from mpamatch.experiments.regimes import labelled_count
+from mpamatch.files.model_archive import weights_sha256
 
 _FOLD_SEED = 0
 
@@ -42,7 +43,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Cell(CellPlan):
-    """The plan of one training and its scoring."""
+    """The plan of one training and its scoring. ``start_sha256`` is that of the weights that it begins with."""
 
     PLACES: ClassVar[tuple[str, ...]] = ("root", "start", "weights_dir")
 
@@ -61,6 +62,7 @@ class Cell(CellPlan):
     scored: bool
     keep_models: bool
     weights_dir: Path | None = None
+    start_sha256: str | None = None
 
     @property
     def place(self) -> Path:
@@ -101,18 +103,25 @@ def plan_cells(experiment: Experiment, protocol: Protocol) -> list[Cell]:
     An arm that takes another's seconds has the other's steps for now; the runner gives it its own.
     """
     divisions = divisions_of(protocol)
+    start_sha256 = None if protocol.start is None else weights_sha256(protocol.start)
     cells = []
     for seed in range(protocol.seeds):
         for fold, division in enumerate(divisions):
             cells += [
-                _cell(arm, seed, fold if protocol.folds else None, division, experiment, protocol)
+                _cell(arm, seed, fold if protocol.folds else None, division, experiment, protocol, start_sha256)
                 for arm in experiment.arms
             ]
     return cells
 
 
 def _cell(
-    arm: Arm, seed: int, fold: int | None, division: Division, experiment: Experiment, protocol: Protocol
+    arm: Arm,
+    seed: int,
+    fold: int | None,
+    division: Division,
+    experiment: Experiment,
+    protocol: Protocol,
+    start_sha256: str | None,
 ) -> Cell:
     images = len(division.train)
     count = labelled_count(protocol.regime, protocol.dataset, images, asked=protocol.labelled, share=arm.labelled_share)
@@ -132,6 +141,7 @@ def _cell(
         scored=experiment.scored,
         keep_models=protocol.keep_models,
         weights_dir=None if protocol.weights_dir is None else protocol.weights_dir.resolve(),
+        start_sha256=start_sha256,
     )
 
 

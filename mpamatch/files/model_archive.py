@@ -6,6 +6,7 @@ hold is checked when the model is loaded (``network/weights``).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -26,6 +27,12 @@ def find_model(folder: Path) -> Path:
         if (candidate / CONFIG_NAME).is_file() and (candidate / TENSORS_NAME).is_file():
             return candidate
     raise NotFound(f"model {folder}", "no such model folder", "give the folder that `mpamatch train --out` wrote")
+
+
+def weights_sha256(folder: Path) -> str:
+    """The checksum of a model folder's weights: by it two places hold the same model. Raises NotFound."""
+    with open(find_model(folder) / TENSORS_NAME, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pack_model(folder: Path) -> bytes:

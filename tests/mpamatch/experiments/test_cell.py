@@ -1,6 +1,7 @@
 """What a cell's run folder holds before it trains."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,30 @@ def test_a_start_of_another_encoder_is_refused(root: Path, tmp_path: Path) -> No
 
 
 def test_a_plan_comes_back_from_its_file(root: Path) -> None:
-    for cell in cells(root, "prompt-noise", start=root):
+    from mpamatch.files.starter import starter_folder
+
+    for cell in cells(root, "prompt-noise", start=starter_folder()):
         assert Cell.from_json(json.loads(json.dumps(cell.to_json()))) == cell
     with pytest.raises(BadInput, match="damaged"):
         Cell.from_json({"arm": "a"})
+
+
+def test_a_start_is_the_same_wherever_it_lies_and_another_one_once_its_weights_are_others(
+    root: Path, tmp_path: Path
+) -> None:
+    from mpamatch.files.starter import starter_folder
+
+    (there,) = cells(root, "ladder", "supervised", start=starter_folder())
+    copied = Path(shutil.copytree(starter_folder(), tmp_path / "copied"))
+    (here,) = cells(root, "ladder", "supervised", start=copied)
+    assert here.start != there.start
+    assert here.comparable() == there.comparable()
+    with open(copied / "model.safetensors", "ab") as file:
+        file.write(b" ")
+    (other,) = cells(root, "ladder", "supervised", start=copied)
+    assert other.comparable() != there.comparable()
+    older = {name: value for name, value in there.to_json().items() if name != "start_sha256"}
+    assert Cell.from_json(older) == replace(there, start_sha256=None)
 
 
 def test_the_folder_of_weights_reaches_the_run_and_plans_without_one_are_read(root: Path, tmp_path: Path) -> None:
