@@ -94,12 +94,14 @@ def judge(
     seed: int,
     champion_kind: ChampionKind,
     collapsed: bool = False,
+    never_provisional: bool = False,
 ) -> Verdict:
     """Compare a candidate with the champion and with the best champion so far (None: the champion is the best).
 
     All three are scored on the same tiles with the same masks; the order does not matter. ``collapsed``: the caller saw
-    the candidate answer one class everywhere (in the audit tiles this is noticed here). Raises BadInput when the tiles
-    differ, a tile comes twice, or the matrices have different shapes.
+    the candidate answer one class everywhere (in the audit tiles this is noticed here). ``never_provisional``: without
+    enough masks for a bound the candidate stays out, as an adapted model must. Raises BadInput when the tiles differ, a
+    tile comes twice, or the matrices have different shapes.
     """
     candidate, champion = _in_order(candidate), _in_order(champion)
     best = _in_order(best) if best is not None else champion
@@ -113,13 +115,21 @@ def judge(
         reason = "the candidate answers one class everywhere; it never replaces a trained champion"
         return Verdict(False, False, (reason,), figures | {"rule": "collapsed"})
     if not candidate:
-        return _without_masks(champion_kind, figures)
+        return _unjudged(_without_masks(champion_kind, figures), kept_out=never_provisional)
     if len(candidate) < policy.min_tiles or len(set(groups)) < policy.min_groups:
-        return _by_point(figures, policy)
+        return _unjudged(_by_point(figures, policy), kept_out=never_provisional)
     draws = draw_weights(groups, policy.draws, np.random.default_rng(seed))
     with_champion = _compare(ours, theirs, draws, policy, by_class=champion_kind != "blank")
     with_best = _compare(ours, _counts(best), draws, policy, by_class=champion_kind != "blank")
     return _by_bounds(with_champion, with_best, figures, policy)
+
+
+def _unjudged(verdict: Verdict, *, kept_out: bool) -> Verdict:
+    """A verdict without a bound; a candidate that must not serve unjudged stays out all the same."""
+    if not (kept_out and verdict.promote):
+        return verdict
+    reason = "the candidate learnt no label, and without a bound it does not replace the champion"
+    return Verdict(False, False, (*verdict.reasons, reason), verdict.figures)
 
 
 def _without_masks(champion_kind: ChampionKind, figures: dict[str, Any]) -> Verdict:

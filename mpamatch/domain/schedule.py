@@ -1,8 +1,9 @@
 """When a project trains again: labels, times and a policy in, a decision with its reasons out.
 
 No clock here: ``now`` is an argument, so the same facts always give the same decision. A request (by hand or from
-Label Studio) is a person's wish: it skips the waiting and the quiet hours. Nothing starts a second run beside an
-open one.
+Label Studio) is a person's wish: it skips the waiting and the quiet hours. So does the wish to adapt the champion to
+the pool; no label is learnt then, so that labels, schedule and other requests stand as before. Nothing starts a second
+run beside an open one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mpamatch.domain.quiet_hours import QuietHours
 from mpamatch.errors import BadInput
 
 Request = Literal["manual", "label-studio"]
-Trigger = Literal["labels", "manual", "label-studio", "schedule"]
+Trigger = Literal["labels", "manual", "label-studio", "schedule", "adapt"]
 
 
 LONGEST_WAIT_S = 30 * 86_400.0
@@ -31,7 +32,8 @@ class RetrainFacts:
     ``requested``: who asked, None if nobody did. ``returned_tiles``: tiles whose labels only runs have seen that
     ended without a model; ``runs_without_model``: how many such runs came since the last one that was done.
     ``schedule_due``: when the schedule is or was due, None without one; ``periods_due``: how many of its periods
-    have come since. ``last_run``: the number of the last run.
+    have come since. ``last_run``: the number of the last run that trained. ``adaptation_requested``: somebody asked
+    to adapt the champion, which may stand beside another request.
     """
 
     changed_tiles: int
@@ -46,6 +48,7 @@ class RetrainFacts:
     schedule_due: datetime | None = None
     periods_due: int = 1
     last_run: int | None = None
+    adaptation_requested: bool = False
 
     @property
     def new_tiles(self) -> int:
@@ -98,9 +101,12 @@ def decide(now: datetime, facts: RetrainFacts, policy: TriggerPolicy) -> Retrain
     due = facts.is_due(now)
     if facts.open_run:
         pending = (_due_words(facts) + " waits until it ends",) if due else ()
+        pending += ("the adaptation that was asked for waits until it ends",) if facts.adaptation_requested else ()
         return _wait(
             f"a run is open; {_tiles(facts.changed_tiles)} changed meanwhile will go to the next one", *pending
         )
+    if facts.adaptation_requested:
+        return RetrainDecision(True, "adapt", ("asked to adapt the champion's norms to the pool; no label is learnt",))
     if facts.labelled_tiles < policy.min_labelled:
         least = f"{_tiles(facts.labelled_tiles)} labelled, {policy.min_labelled} needed to train at all"
         # Beside the count that starts one, the least alone reads as if two labels were enough.

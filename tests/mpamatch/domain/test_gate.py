@@ -219,3 +219,21 @@ def test_scores_of_other_tiles_are_refused():
 def test_a_policy_out_of_range_is_refused(values):
     with pytest.raises(BadInput):
         GatePolicy(**values)
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+@pytest.mark.parametrize("kind", ["starter", "provisional", "judged"])
+def test_what_must_not_serve_unjudged_stays_out_wherever_there_is_no_bound(groups, kind):
+    few = audit(0.9, groups=groups)
+    found = verdict(few, audit(0.5, groups=groups), kind=kind, never_provisional=True)
+    assert (found.promote, found.provisional) == (False, False)
+    if groups or kind != "judged":
+        assert verdict(few, audit(0.5, groups=groups), kind=kind).provisional, "another candidate would serve for now"
+        assert "without a bound" in found.reasons[-1]
+
+
+def test_what_must_not_serve_unjudged_is_judged_as_any_other_where_there_is_a_bound():
+    for hits in (0.9, 0.4):
+        plain = verdict(audit(hits), audit(0.6))
+        assert verdict(audit(hits), audit(0.6), never_provisional=True) == plain
+        assert plain.promote is (hits > 0.6)

@@ -212,3 +212,33 @@ def test_without_labels_the_least_is_told_beside_the_count_that_starts_a_run(by_
     new = replace(CALM, changed_tiles=0, labelled_tiles=0)
     (reason,) = decide(NOW, new, replace(POLICY, by_labels=by_labels)).reasons
     assert reason == f"0 tiles labelled, 2 needed to train at all{more}"
+
+
+ASKED = replace(CALM, changed_tiles=0, labelled_tiles=0, last_change_at=None, adaptation_requested=True)
+
+
+def test_an_adaptation_needs_no_label_and_says_that_it_learns_none():
+    decision = decide(NOW, ASKED, POLICY)
+    assert (decision.start, decision.trigger) == (True, "adapt")
+    assert "no label is learnt" in decision.reasons[0]
+    assert not decide(NOW, replace(ASKED, adaptation_requested=False), POLICY).start
+
+
+def test_an_adaptation_waits_for_an_open_run_as_every_request_does():
+    decision = decide(NOW, replace(ASKED, open_run=True), POLICY)
+    assert not decision.start
+    assert "adaptation that was asked for waits" in decision.reasons[-1]
+
+
+@pytest.mark.parametrize("requested", [None, "manual"])
+def test_an_adaptation_goes_before_a_training_and_answers_no_period_of_the_schedule(requested):
+    facts = replace(CALM, requested=requested, adaptation_requested=True, schedule_due=NOW - timedelta(minutes=1))
+    decision = decide(NOW, facts, POLICY)
+    assert (decision.trigger, decision.settles_due) == ("adapt", False)
+    after = decide(NOW, replace(facts, adaptation_requested=False), POLICY)
+    assert (after.trigger, after.settles_due) == (requested or "schedule", True)
+
+
+def test_an_adaptation_that_somebody_asked_for_does_not_mind_quiet_hours():
+    quiet = QuietHours.parse("00:00-23:59", "UTC")
+    assert decide(NOW, ASKED, replace(POLICY, quiet=quiet)).start
