@@ -1,7 +1,7 @@
 """Whether to go on labelling: what each verdict's new labels brought and cost, and what the next head may bring.
 
-Candidates that were kept out count as those that were let in. Which model a candidate was compared with is read from
-the log of what happened, since who serves changes by hand too.
+Candidates that were kept out count as those that were let in; adapted ones learnt no label and are left out. Which
+model a candidate was compared with is read from the log of what happened, since who serves changes by hand too.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def _waiting(session: Session, project: Project) -> int:
 
 @dataclass(frozen=True)
 class _Side:
-    """A model in a comparison: the number of its run and how many train tiles that saw labelled; 0 without a run."""
+    """A model in a comparison: the number of its run and how many train tiles that saw labelled; 0 without a run. Of an
+    adapted one those of the model whose weights it has."""
 
     model: Model
     run: int
@@ -116,7 +117,7 @@ def _comparisons(session: Session, project: Project) -> list[tuple[_Side, _Side]
     found = []
     for event in (e for e in told if e.what in _VERDICTS):
         candidate, against = by_id.get(int(event.subject.partition(":")[2])), by_version.get(serving)
-        if event.actor == "gate" and candidate is not None and against is not None and _has_difference(candidate):
+        if event.actor == "gate" and candidate is not None and against is not None and _counts(candidate):
             found.append((sides[candidate.id], sides[against.id]))
         if event.what == "champion changed" and event.after:
             serving = event.after["champion"]
@@ -126,14 +127,18 @@ def _comparisons(session: Session, project: Project) -> list[tuple[_Side, _Side]
 def _sides(session: Session, found: Sequence[Model], queued: Mapping[str, Mapping[str, Any]]) -> dict[int, _Side]:
     query = select(Run.id, Run.number).where(Run.id.in_([m.run_id for m in found if m.run_id is not None]))
     numbers = {row.id: row.number for row in session.execute(query)}
-    return {
-        m.id: _Side(m, numbers.get(m.run_id or 0, 0), int(queued.get(f"run:{m.run_id}", {}).get("labelled", 0)))
-        for m in found
-    }
+    sides = {}
+    for model in found:
+        run_id = models.origin(session, model).run_id
+        labelled = int(queued.get(f"run:{run_id}", {}).get("labelled", 0))
+        sides[model.id] = _Side(model, numbers.get(run_id or 0, 0), labelled)
+    return sides
 
 
-def _has_difference(model: Model) -> bool:
-    return ((model.verdict or {}).get("figures") or {}).get("difference") is not None
+def _counts(model: Model) -> bool:
+    """Whether its verdict says something of labels: there is a difference, and it may have learnt some."""
+    has_difference = ((model.verdict or {}).get("figures") or {}).get("difference") is not None
+    return has_difference and "adapted" not in (model.metrics or {})
 
 
 def _brought(candidate: _Side, against: _Side, labels: Sequence[Label], fits: CostFits) -> Brought:

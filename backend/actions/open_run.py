@@ -1,11 +1,13 @@
 """Open a run when the rules say so: freeze exactly which masks and pool tiles it may see.
 
-Labels that arrive afterwards belong to the next run; a mask's ``first_run_id`` is the ledger that proves it.
+Labels that arrive afterwards belong to the next run; a mask's ``first_run_id`` is the ledger that proves it. A run that
+adapts the champion's norms sees pool tiles alone, and no mask is counted in it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,6 +18,7 @@ from backend.store import events, images, masks, models, projects, runs, schedul
 from backend.store.blobs import BlobStore
 from backend.store.sessions import Database
 from backend.store.tables import Project, Run
+from mpamatch.domain.adaptation import AdaptationFacts, check_adaptable, draw_tiles
 from mpamatch.domain.policy import Policy
 from mpamatch.domain.recipe import Recipe
 from mpamatch.domain.schedule import RetrainDecision, RetrainFacts, TriggerPolicy, decide
@@ -27,7 +30,7 @@ def facts_of(session: Session, project: Project, *, now: datetime) -> RetrainFac
     """What the decision needs to know, at one moment."""
     current = masks.current(session, project.id)
     changed = [m for m in current if m.first_run_id is None]
-    latest = runs.latest(session, project.id)
+    latest = runs.latest_training(session, project.id)
     schedule = schedules.of(session, project.id)
     cron, due = schedules.plan_of(schedule).cron, None if schedule is None else schedule.next_due_at
     return RetrainFacts(
@@ -43,6 +46,7 @@ def facts_of(session: Session, project: Project, *, now: datetime) -> RetrainFac
         last_run=latest.number if latest else None,
         schedule_due=due,
         periods_due=cron.passed(due, now) if cron is not None and due is not None and due <= now else 1,
+        adaptation_requested=project.requested_adaptation,
     )
 
 
@@ -63,6 +67,55 @@ def request_run(session: Session, project: Project, *, by: str, actor: str | Non
     )
 
 
+def request_adaptation(session: Session, project: Project, *, actor: str = "manual") -> None:
+    """Note that somebody wants the champion's norms adapted to the pool; taken as :func:`request_run` says.
+
+    Raises Conflict where that cannot be, or could not be judged.
+    """
+    _check_adaptable(session, project)
+    project.requested_adaptation = True
+    events.record(
+        session,
+        project_id=project.id,
+        actor=actor,
+        what="run requested",
+        subject=f"project:{project.id}",
+        after={"adapt": True},
+    )
+
+
+def _check_adaptable(session: Session, project: Project) -> None:
+    champion = projects.champion(session, project)
+    current = masks.current(session, project.id)
+    audit = [m for m in current if m.split == "audit"]
+    facts = AdaptationFacts(
+        champion=champion.version,
+        has_weights=champion.blob is not None,
+        audit_tiles=len(audit),
+        audit_groups=len({m.group for m in audit}),
+        pool_tiles=len(_pool(session, project, current)),
+    )
+    check_adaptable(facts, projects.policy_of(project).gate)
+
+
+def _drop_vain_adaptation(session: Session, project: Project) -> None:
+    """A wish that waited may have become vain: the champion was rolled back, or audit masks were withdrawn."""
+    if not project.requested_adaptation or runs.open_run(session, project.id) is not None:
+        return
+    try:
+        _check_adaptable(session, project)
+    except Conflict as error:
+        project.requested_adaptation = False
+        events.record(
+            session,
+            project_id=project.id,
+            actor="rules",
+            what="run request dropped",
+            subject=f"project:{project.id}",
+            after={"adapt": True, "reasons": [str(error)]},
+        )
+
+
 def open_run(
     database: Database, blobs: BlobStore, project_id: int, *, now: datetime
 ) -> tuple[Run | None, RetrainDecision]:
@@ -74,10 +127,14 @@ def open_run(
     with database.transaction() as session:
         images.lock_registration(session, project_id)
         project = projects.get(session, project_id)
+        _drop_vain_adaptation(session, project)
         decision = decide(now, facts_of(session, project, now=now), rules_of(session, project))
         run = None
-        if decision.start and decision.trigger is not None:
-            run = _queue_run(session, blobs, project, decision)
+        if decision.start and decision.trigger == runs.ADAPT:
+            run = _queue_adaptation(session, blobs, project, decision)
+            project.requested_adaptation = False
+        elif decision.start and decision.trigger is not None:
+            run = _queue_training(session, blobs, project, decision)
             project.requested_run = None
         if decision.settles_due:
             _settle(session, project, run, decision, now)
@@ -110,34 +167,63 @@ def _masked_row(mask: masks.CurrentMask) -> dict[str, Any]:
     }
 
 
-def _queue_run(session: Session, blobs: BlobStore, project: Project, decision: RetrainDecision) -> Run:
-    champion = projects.champion(session, project)
-    current = masks.current(session, project.id)
-    supervised = {m.tile_id: m for m in current if m.split == "train"}
+def _pool(session: Session, project: Project, current: Sequence[masks.CurrentMask]) -> list[dict[str, Any]]:
     # A partly reviewed tile is in both streams; one where a person could not tell is left out of both.
     partly = {m.tile_id for m in current if m.reviewed_share < 1}
     reviewed = masks.labelled_tile_ids(session, project.id) - partly
+    return [
+        {"tile": t.tile_id, "png_blob": t.png_blob, "group": t.group, "um_per_px": t.um_per_px}
+        for t in images.pool(session, project.id, split="train")
+        if t.tile_id not in reviewed
+    ]
+
+
+def _queue_training(session: Session, blobs: BlobStore, project: Project, decision: RetrainDecision) -> Run:
+    champion = projects.champion(session, project)
+    current = masks.current(session, project.id)
     snapshot = {
         # With the texts of now: a run that is put back and goes on must not find other words.
         "classes": project.classes,
-        "labelled": [_masked_row(m) for m in supervised.values()],
+        "labelled": [_masked_row(m) for m in current if m.split == "train"],
         "audit": [_masked_row(m) for m in current if m.split == "audit"],
-        "pool": [
-            {"tile": t.tile_id, "png_blob": t.png_blob, "group": t.group, "um_per_px": t.um_per_px}
-            for t in images.pool(session, project.id, split="train")
-            if t.tile_id not in reviewed
-        ],
+        "pool": _pool(session, project, current),
         "start_model": champion.id if champion.blob is not None else None,
         # The starter never saw this tissue: its first run takes the whole schedule, as a run from nothing does.
-        "full_schedule": champion.kind == "starter",
+        "full_schedule": models.origin(session, champion).kind == "starter",
         "encoder_blob": _encoder_blob(blobs, project) if champion.blob is None else None,
     }
+    run = _queue_run(session, blobs, project, decision, snapshot)
+    masks.count_in_run(session, run.id, [m.mask_id for m in current])
+    return run
+
+
+def _queue_adaptation(session: Session, blobs: BlobStore, project: Project, decision: RetrainDecision) -> Run:
+    """A run without labels, so that none is counted in it: those that wait go to the next training."""
+    pool = _pool(session, project, masks.current(session, project.id))
+    drawn = draw_tiles((row["tile"] for row in pool), project.seed + _next_number(session, project))
+    snapshot = {
+        "adapt": True,
+        "classes": project.classes,
+        "labelled": [],
+        "pool": [row for row in pool if row["tile"] in drawn],
+        "start_model": projects.champion(session, project).id,
+    }
+    return _queue_run(session, blobs, project, decision, snapshot)
+
+
+def _next_number(session: Session, project: Project) -> int:
+    latest = runs.latest(session, project.id)
+    return 1 if latest is None else latest.number + 1
+
+
+def _queue_run(
+    session: Session, blobs: BlobStore, project: Project, decision: RetrainDecision, snapshot: Mapping[str, Any]
+) -> Run:
     policy = projects.policy_of(project)
     recipe = Recipe.for_profile(policy.train_profile, policy.train_method)
-    latest = runs.latest(session, project.id)
     run = Run(
         project_id=project.id,
-        number=1 if latest is None else latest.number + 1,
+        number=_next_number(session, project),
         trigger=decision.trigger,
         reasons=list(decision.reasons),
         recipe=recipe.to_json(),
@@ -149,13 +235,18 @@ def _queue_run(session: Session, blobs: BlobStore, project: Project, decision: R
     )
     session.add(run)
     session.flush()
-    masks.count_in_run(session, run.id, [m.mask_id for m in current])
+    adapt = {"adapt": True} if decision.trigger == runs.ADAPT else {}
     events.record(
         session,
         project_id=project.id,
         actor=decision.trigger or "rules",
         what="run queued",
         subject=f"run:{run.id}",
-        after={"labelled": len(snapshot["labelled"]), "pool": len(snapshot["pool"]), "reasons": list(decision.reasons)},  # type: ignore[arg-type]
+        after={
+            **adapt,
+            "labelled": len(snapshot["labelled"]),
+            "pool": len(snapshot["pool"]),
+            "reasons": list(decision.reasons),
+        },
     )
     return run

@@ -82,8 +82,9 @@ def _never_learnt(session: Session, champion: Model, tile_ids: Sequence[int]) ->
     """Of labelled train tiles, those in no gradient of the champion or of any model that it may have started from.
 
     The starter was made elsewhere, so it saw none of them. A tile that an earlier run learnt from before a later one
-    kept it back is left out.
+    kept it back is left out. An adapted champion has learnt what the one before it had.
     """
+    champion = models.origin(session, champion)
     if champion.kind == "starter":
         return frozenset(tile_ids)
     if champion.kind == "blank" or champion.run_id is None:

@@ -33,6 +33,13 @@ def candidate_of(session: Session, run_id: int) -> Model | None:
     return session.scalars(select(Model).where(Model.run_id == run_id)).one_or_none()
 
 
+def origin(session: Session, model: Model) -> Model:
+    """The model whose weights an adapted one has; any other one itself."""
+    while (adapted := (model.metrics or {}).get("adapted")) is not None:
+        model = by_version(session, model.project_id, adapted["from"])
+    return model
+
+
 def run_number(session: Session, model: Model) -> int:
     """The number of the run that made a model; 0 for one that no run made."""
     return session.scalar(select(Run.number).where(Run.id == model.run_id)) or 0

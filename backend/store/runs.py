@@ -16,6 +16,8 @@ from mpamatch.domain.states import check_move
 from mpamatch.errors import Conflict, NotFound
 
 OPEN = ("queued", "training", "judging")
+ADAPT = "adapt"
+"""The trigger of runs that adapt the champion's norms and learn no label."""
 
 
 def open_run(session: Session, project_id: int) -> Run | None:
@@ -28,11 +30,19 @@ def latest(session: Session, project_id: int) -> Run | None:
     ).one_or_none()
 
 
+def latest_training(session: Session, project_id: int) -> Run | None:
+    """The latest run that was to learn labels."""
+    return session.scalars(
+        select(Run).where(Run.project_id == project_id, Run.trigger != ADAPT).order_by(Run.id.desc()).limit(1)
+    ).one_or_none()
+
+
 def without_model_in_row(session: Session, project_id: int) -> int:
-    """How many runs ended without a model since the last one that was done."""
-    done = select(func.max(Run.id)).where(Run.project_id == project_id, Run.state == "done").scalar_subquery()
+    """How many trainings ended without a model since the last one that was done."""
+    trainings = (Run.project_id == project_id, Run.trigger != ADAPT)
+    done = select(func.max(Run.id)).where(*trainings, Run.state == "done").scalar_subquery()
     query = select(func.count()).where(
-        Run.project_id == project_id, Run.state.in_(("failed", "cancelled")), Run.id > func.coalesce(done, 0)
+        *trainings, Run.state.in_(("failed", "cancelled")), Run.id > func.coalesce(done, 0)
     )
     return session.scalar(query) or 0
 

@@ -80,7 +80,8 @@ class Project(Base):
     ``second_looked_model_id``: the champion whose first entries had their second looks, as far as these can be had.
     ``ls_controls``: what the controls of an adopted project are called, None for our own configuration;
     ``ls_elsewhere``: it was adopted from a Label Studio that is not this installation's; ``ls_problem``: what waits for
-    a person's decision there.
+    a person's decision there. ``requested_run`` and ``requested_adaptation``: who asked for a training, and whether
+    somebody asked to adapt the champion; neither takes the other's place.
     """
 
     __tablename__ = "project"
@@ -97,6 +98,7 @@ class Project(Base):
     ranked_model_id: Mapped[int | None]
     second_looked_model_id: Mapped[int | None]
     requested_run: Mapped[str | None]
+    requested_adaptation: Mapped[bool] = mapped_column(server_default="false")
     ls_url: Mapped[str | None]
     ls_project_id: Mapped[int | None]
     ls_token: Mapped[bytes | None]
@@ -496,12 +498,13 @@ class Mask(Base):
 
 
 class Run(Base):
-    """One training. ``attempt`` is the fencing token: a write that carries an older one is refused."""
+    """One training, or an adaptation (``trigger`` adapt), which learns no label. ``attempt`` is the fencing token: a
+    write that carries an older one is refused."""
 
     __tablename__ = "run"
     __table_args__ = (
         UniqueConstraint("project_id", "number"),
-        one_of("trigger", "labels", "manual", "label-studio", "schedule"),
+        one_of("trigger", "labels", "manual", "label-studio", "schedule", "adapt"),
         one_of("state", "queued", "training", "judging", "done", "failed", "cancelled"),
         Index(
             "uq_run_one_open",

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from backend.store.images import tile_split
+from backend.store.runs import ADAPT
 from backend.store.tables import Agreement, Annotation, Effort, Image, Mask, Model, Prediction, Run, Tally, Tile
 
 # Who labelled, in words: Label Studio's user number, or the token or command that took the tile from the queue, and
@@ -266,10 +267,14 @@ def compared(session: Session, project_id: int) -> list[Compared]:
 
 
 def held_back(session: Session, project_id: int, up_to_run: int) -> dict[int, frozenset[int]]:
-    """By number of each run that made a model, up to one: the tiles that it kept out of its own gradient."""
+    """By number of each training that made a model, up to one: the tiles that it kept out of its own gradient."""
     rows = session.execute(
         select(Run.number, Run.metrics["held_back"]["tiles"]).where(
-            Run.project_id == project_id, Run.state == "done", Run.number <= up_to_run, Run.metrics.is_not(None)
+            Run.project_id == project_id,
+            Run.state == "done",
+            Run.trigger != ADAPT,
+            Run.number <= up_to_run,
+            Run.metrics.is_not(None),
         )
     )
     return {number: frozenset(tiles or ()) for number, tiles in rows}

@@ -100,10 +100,11 @@ def decide(now: datetime, facts: RetrainFacts, policy: TriggerPolicy) -> Retrain
     _check_times(now, facts)
     due = facts.is_due(now)
     if facts.open_run:
-        pending = (_due_words(facts) + " waits until it ends",) if due else ()
-        pending += ("the adaptation that was asked for waits until it ends",) if facts.adaptation_requested else ()
+        waiting = [_due_words(facts)] if due else []
+        waiting += ["the adaptation that was asked for"] if facts.adaptation_requested else []
         return _wait(
-            f"a run is open; {_tiles(facts.changed_tiles)} changed meanwhile will go to the next one", *pending
+            f"a run is open; {_tiles(facts.changed_tiles)} changed meanwhile will go to the next one",
+            *(f"{one} waits until it ends" for one in waiting),
         )
     if facts.adaptation_requested:
         return RetrainDecision(True, "adapt", ("asked to adapt the champion's norms to the pool; no label is learnt",))

@@ -2,6 +2,7 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
 from backend.store.sessions import Database
 from backend.store.tables import Base, Project, QueueEntry
@@ -63,6 +64,35 @@ def test_an_order_of_before_stands_with_its_words_until_it_is_made_anew(empty_da
         project = session.get_one(Project, 1)
         assert (project.queue_generation, project.ranked_model_id) == (3, None)
     command.downgrade(configuration(empty_database_url), "0008")
+    upgrade(empty_database_url)
+    database.close()
+
+
+_OLD_RUN = """
+INSERT INTO project (id, key, title, classes, policy, requested_run) VALUES (1, 'p', 'Old', '[]', '{}', 'manual');
+INSERT INTO run (id, project_id, number, trigger, reasons, recipe, recipe_hash, snapshot_blob, version)
+    VALUES (1, 1, 1, 'labels', '[]', '{}', 'c', 's', 'p-m1');
+"""
+
+
+def test_what_was_asked_for_and_run_before_stays_and_norms_can_be_adapted_from_then_on(
+    empty_database_url: str,
+) -> None:
+    upgrade(empty_database_url, "0013")
+    database = Database(empty_database_url)
+    with database.transaction() as session:
+        session.execute(text(_OLD_RUN))
+    adapt = text("UPDATE run SET trigger = 'adapt', state = 'done'")
+    with pytest.raises(IntegrityError, match="ck_run_trigger"), database.transaction() as session:
+        session.execute(adapt)
+    upgrade(empty_database_url)
+    with database.transaction() as session:
+        project = session.get_one(Project, 1)
+        assert (project.requested_run, project.requested_adaptation) == ("manual", False)
+        session.execute(adapt)
+    command.downgrade(configuration(empty_database_url), "0013")
+    with database.transaction() as session:
+        assert session.scalar(text("SELECT trigger FROM run")) == "manual"
     upgrade(empty_database_url)
     database.close()
 
