@@ -24,7 +24,7 @@ _TOLD: Final[tuple[tuple[str, Kind, tuple[str, ...]], ...]] = (
     ("queue ranked", "queue", ("entries", "model", "sunk")),
     ("entry ", "queue", ("tile",)),
     ("annotation ", "annotation", ("tile", "scope")),
-    ("run ", "run", ()),
+    ("run ", "run", ("adapt",)),
     ("candidate rejected", "run", ()),
     ("champion changed", "champion", ("champion",)),
     ("model version moved", "label-studio", ("version", "tasks")),

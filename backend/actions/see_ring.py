@@ -54,7 +54,10 @@ class Champion:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """The run that is not over yet; ``step`` and ``eta_s`` once it has told of itself."""
+    """The run that is not over yet; ``step`` and ``eta_s`` once it has told of itself.
+
+    ``adapts``: it learns no label.
+    """
 
     number: int
     state: str
@@ -64,6 +67,7 @@ class OpenRun:
     heartbeat_at: datetime | None
     cancel_requested: bool
     version: str
+    adapts: bool = False
 
 
 @dataclass(frozen=True)
@@ -280,6 +284,7 @@ def _open_run(run: Run) -> OpenRun:
         heartbeat_at=run.heartbeat_at,
         cancel_requested=run.cancel_requested,
         version=run.version,
+        adapts=run.trigger == runs.ADAPT,
     )
 
 

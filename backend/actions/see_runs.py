@@ -20,6 +20,7 @@ class Judged:
     """One candidate with its verdict. Dice are means over classes on the audit masks of that moment.
 
     ``lower`` and ``upper`` bound the difference to the champion of that moment; None where there were too few masks.
+    ``adapted``: the model it was adapted from, None for one that was trained.
     """
 
     version: str
@@ -33,13 +34,15 @@ class Judged:
     upper: float | None
     audit_tiles: int
     labelled: int | None
+    adapted: str | None
     reasons: tuple[str, ...]
     at: datetime
 
 
 @dataclass(frozen=True)
 class SeenRun:
-    """One run. ``labelled`` and ``pool``: tiles in its snapshot; ``verdict`` None until judged.
+    """One run. ``labelled`` and ``pool``: tiles in its snapshot; ``verdict`` None until judged. ``adapts``: it trains
+    nothing, learns no label, and has no losses.
 
     ``notes`` are what its training found worth saying; ``pseudo_labels`` how right these last were on labelled tiles
     that the run kept back, empty where nothing was looked at.
@@ -48,6 +51,7 @@ class SeenRun:
     number: int
     state: str
     trigger: str
+    adapts: bool
     version: str
     reasons: tuple[str, ...]
     problem: str | None
@@ -177,6 +181,7 @@ def _judged(model: Model, run: int | None, snapshot: dict[str, Any]) -> Judged:
         upper=figures.get("upper"),
         audit_tiles=int(figures.get("audit_tiles") or 0),
         labelled=snapshot.get("labelled"),
+        adapted=((model.metrics or {}).get("adapted") or {}).get("from"),
         reasons=tuple(verdict.get("reasons") or ()),
         at=model.created_at,
     )
@@ -189,6 +194,7 @@ def _seen(run: Run, candidate: Model | None, snapshot: dict[str, Any]) -> SeenRu
         number=run.number,
         state=run.state,
         trigger=run.trigger,
+        adapts=run.trigger == runs.ADAPT,
         version=run.version,
         reasons=tuple(run.reasons),
         problem=run.problem,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from backend.commands.opened import Opened
-from backend.store import models, runs
+from backend.store import models, projects, runs
 from backend.store.tables import Run
 from mpamatch.errors import Conflict
 
@@ -22,6 +22,7 @@ LOOK_S = 0.5
 SAY_EVERY_S = 10.0
 INTERRUPTED = 130
 LOSSES = ("x", "u", "total")  # the order of the method's paper; the database keeps none
+ADAPTING = "adapting the champion's norms"
 _DOING = {
     "queued": "waits for the train worker",
     "training": "training",
@@ -39,11 +40,18 @@ class Look:
     problem: str | None
     verdict: dict[str, Any] | None
     version: str
+    adapts: bool
+
+    @property
+    def doing(self) -> str:
+        """What goes on, with the run's number."""
+        words = ADAPTING if self.adapts and self.state == "training" else _DOING.get(self.state, self.state)
+        return f"run {self.number}: {words}"
 
     @property
     def words(self) -> str:
         """Steps, losses and the time that is left, in one line."""
-        doing = f"run {self.number}: {_DOING.get(self.state, self.state)}"
+        doing = self.doing
         if self.state != "training" or "step" not in self.progress:
             return doing
         losses, left = _losses(self.progress), _left(self.progress)
@@ -56,18 +64,26 @@ def look(here: Opened, run_id: int) -> Look:
         run = session.get_one(Run, run_id)
         model = models.candidate_of(session, run_id)
         verdict = None if model is None else model.verdict
-        return Look(run.number, run.state, run.progress or {}, run.problem, verdict, run.version)
+        adapts = run.trigger == runs.ADAPT
+        return Look(run.number, run.state, run.progress or {}, run.problem, verdict, run.version, adapts)
 
 
-def next_run(here: Opened, project_id: int, after_id: int, *, to_stderr: bool = False) -> int:
-    """The id of the run that is opened next; waits for it, and says so when that takes a while."""
+def next_run(here: Opened, project_id: int, after_id: int, *, adapt: bool = False, to_stderr: bool = False) -> int:
+    """The id of the run that is opened next; waits for it, and says so when that takes a while.
+
+    ``adapt``: it was asked to adapt. Raises Conflict when that wish was dropped meanwhile.
+    """
     console, began, said = Console(stderr=to_stderr), time.monotonic(), False
     with left_alone("the request stands; see `mpamatch runs list`"):
         while True:
             with here.database.transaction() as session:
+                # Asked first: whoever takes the wish away opens the run in the same transaction, or never.
+                wanted = not adapt or projects.get(session, project_id).requested_adaptation
                 latest = runs.latest(session, project_id)
             if latest is not None and latest.id > after_id:
                 return latest.id
+            if not wanted:
+                raise Conflict("adaptation", "can no longer be made", "ask again: the answer says why")
             if not said and time.monotonic() - began > 3:
                 said = True
                 busy = latest is not None and latest.state in runs.OPEN
@@ -127,7 +143,7 @@ def _bar(console: Console) -> Iterator[Callable[[Look], None]]:
             figures = _losses(seen.progress) + (_left(seen.progress) if trains else "")
             bar.update(
                 task,
-                description=f"run {seen.number}: {_DOING.get(seen.state, seen.state)}",
+                description=seen.doing,
                 total=seen.progress.get("steps"),
                 completed=seen.progress.get("step", 0),
                 figures=figures.removeprefix(", "),

@@ -121,7 +121,8 @@ def _progress_line(text: str) -> Line:
         confident = "" if sure is None else f", {100 * sure:.0f} % of the pool confident"
         left = event.get("eta_s")
         rest = "" if left is None else f", {left:.0f} s left"
-        return Line("train", f"step {event['step']}/{event['steps']}: loss {losses}{confident}{rest}")
+        learns = f": loss {losses}{confident}" if losses else ""
+        return Line("train", f"step {event['step']}/{event['steps']}{learns}{rest}")
     notes = event.pop("notes", None) or []
     plain = [f"{k} {v}" for k, v in event.items() if isinstance(v, str | int | float) and not isinstance(v, bool)]
     return Line("train", "; ".join([f"{name}: {', '.join(plain)}", *map(str, notes)]))

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.actions.cancel_run import cancel_run
-from backend.actions.open_run import facts_of, request_run, rules_of
+from backend.actions.open_run import facts_of, request_adaptation, request_run, rules_of
 from backend.clock import utc_now
 from backend.commands.opened import JsonOption, Opened, ProjectOption, opened, show
 from backend.commands.printed import print_table
@@ -30,6 +30,9 @@ from mpamatch.errors import Conflict
 CANCEL_WAIT_S = 20.0
 FollowOption = Annotated[bool, typer.Option("--follow", help="look on until it has ended; Ctrl-C leaves it going")]
 
+# What a run that learns no label has none of; left out for people, null for machines.
+_OF_TRAININGS = ("losses", "mask_ratio", "pseudo_labels", "recipe", "recipe_hash")
+
 app = typer.Typer(help="Trainings.", no_args_is_help=True)
 app.command("schedule")(schedule)
 app.command("rules")(rules)
@@ -42,9 +45,8 @@ def list_runs(project: ProjectOption = None, as_json: JsonOption = False) -> Non
         row = projects.choose(session, project)
         found = session.scalars(select(Run).where(Run.project_id == row.id).order_by(Run.id.desc())).all()
         rows = [_brief(run) for run in found]
-    show(
-        rows, ("run", "state", "trigger", "version", "step", "steps", "eta_s", "problem"), as_json=as_json, title="runs"
-    )
+    columns = ("run", "state", "trigger", "learns", "version", "step", "steps", "eta_s", "problem")
+    show(rows, columns, as_json=as_json, title="runs")
 
 
 @app.command("show")
@@ -68,23 +70,39 @@ def show_run(
         return
     table = Table(title=f"run {found['run']}", title_justify="left", show_header=False)
     for name, value in found.items():
+        if found["trigger"] == runs.ADAPT and name in _OF_TRAININGS:
+            continue
         table.add_row(name.replace("_", " "), "" if value is None else escape(_words(value)))
     print_table(table)
 
 
 @app.command("start")
-def start_run(follow_it: FollowOption = False, project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Ask for a run now; the request stands until it can be met: while a run is open, or labels are missing."""
+def start_run(
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="adapt the champion's norms to the pool, learn no label")
+    ] = False,
+    follow_it: FollowOption = False,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask for a run now; the request stands until it can be met: while a run is open, or labels are missing.
+
+    With --adapt the run trains nothing: it takes the batch norms' statistics of the champion anew from the pool, in
+    seconds, and the gate judges what comes out. Refused where the gate could not.
+    """
     with opened() as here:
         with here.database.transaction() as session:
             row = projects.choose(session, project)
             latest = runs.latest(session, row.id)
-            request_run(session, row, by="manual")
+            if adapt:
+                request_adaptation(session, row)
+            else:
+                request_run(session, row, by="manual")
             now = utc_now()
             facts, rules_now = facts_of(session, row, now=now), rules_of(session, row)
             decision = decide(now, facts, rules_now)
         here.wakeups.sync(row.id)
-        missing = max(0, rules_now.min_labelled - facts.labelled_tiles)
+        missing = 0 if adapt else max(0, rules_now.min_labelled - facts.labelled_tiles)
         reasons = "; ".join(decision.reasons)
         found = {"project": row.key, "starts": decision.start, "reasons": list(decision.reasons), "missing": missing}
         line = f"{row.key}: {'starting' if decision.start else 'the request stands'}: {reasons}"
@@ -96,7 +114,7 @@ def start_run(follow_it: FollowOption = False, project: ProjectOption = None, as
         print(line, file=sys.stderr if as_json else sys.stdout)
         if not follow_it or missing:
             return
-        run_id = next_run(here, row.id, 0 if latest is None else latest.id, to_stderr=as_json)
+        run_id = next_run(here, row.id, 0 if latest is None else latest.id, adapt=adapt, to_stderr=as_json)
         follow(here, run_id, to_stderr=as_json)
         if as_json:
             print(json.dumps(_found(here, run_id), indent=2, default=str))
@@ -179,6 +197,7 @@ def _brief(run: Run) -> dict[str, Any]:
         "run": run.number,
         "state": run.state,
         "trigger": run.trigger,
+        "learns": "no label" if run.trigger == runs.ADAPT else "labels",
         "version": run.version,
         "step": progress.get("step"),
         "steps": progress.get("steps"),
@@ -189,7 +208,9 @@ def _brief(run: Run) -> dict[str, Any]:
 
 def _figures(run: Run) -> dict[str, Any]:
     progress, metrics = run.progress or {}, run.metrics or {}
+    adapts = run.trigger == runs.ADAPT
     return {
+        "adapted": metrics.get("adapted"),
         "reasons": run.reasons,
         "losses": progress.get("losses"),
         "mask_ratio": metrics.get("mask_ratio", progress.get("mask_ratio")),
@@ -198,8 +219,8 @@ def _figures(run: Run) -> dict[str, Any]:
         "seconds": metrics.get("seconds"),
         "notes": metrics.get("notes") or progress.get("notes") or [],
         "attempt": run.attempt,
-        "recipe": run.recipe.get("method"),
-        "recipe_hash": run.recipe_hash,
+        "recipe": None if adapts else run.recipe.get("method"),
+        "recipe_hash": None if adapts else run.recipe_hash,
         "created_at": run.created_at,
         "finished_at": run.finished_at,
     }

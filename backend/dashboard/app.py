@@ -75,6 +75,7 @@ def create_dashboard(
             Route(f"{tile}/uncertainty.png", tile_pictures.uncertainty),
             Route(f"{tile}/uncertainty-small.png", tile_pictures.small_uncertainty),
             Route(f"{project}/runs/start", doors.start_run, methods=["POST"]),
+            Route(f"{project}/runs/adapt", doors.adapt, methods=["POST"]),
             Route(f"{project}/runs/{{number:int}}/stop", doors.stop_run, methods=["POST"]),
             Route(f"{project}/models/rollback", doors.roll_back, methods=["POST"]),
         ],

@@ -7,7 +7,7 @@ from starlette.responses import RedirectResponse, Response
 
 from backend.actions.cancel_run import cancel_run
 from backend.actions.change_champion import rollback
-from backend.actions.open_run import request_run
+from backend.actions.open_run import request_adaptation, request_run
 from backend.clock import utc_now
 from backend.dashboard.guard import local_path
 from backend.dashboard.parts import chosen, page, parts_of, place_of
@@ -64,6 +64,17 @@ def start_run(request: Request) -> Response:
     with parts.database.transaction() as session:
         project = chosen(session, request)
         request_run(session, project, by="manual")
+        project_id, path = project.id, place_of(request, project).path
+    parts.wakeups.sync(project_id)
+    return RedirectResponse(path, status_code=303)
+
+
+def adapt(request: Request) -> Response:
+    """Ask for the champion's norms to be adapted to the pool. Raises Conflict where that could not be judged."""
+    parts = parts_of(request)
+    with parts.database.transaction() as session:
+        project = chosen(session, request)
+        request_adaptation(session, project)
         project_id, path = project.id, place_of(request, project).path
     parts.wakeups.sync(project_id)
     return RedirectResponse(path, status_code=303)

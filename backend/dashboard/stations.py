@@ -86,6 +86,10 @@ def happening(ring: Ring, now: datetime) -> Now:
     run = ring.run
     if run is not None and run.cancel_requested:
         return Now(f"Run {run.number} is being stopped", "The champion stays as it is.")
+    if run is not None and run.adapts and run.state == "training":
+        return Now(
+            f"Run {run.number} adapts the champion's norms to the pool", "It learns no label.", run.step, run.steps
+        )
     if run is not None and run.state == "training":
         if run.step is None or run.steps is None:
             return Now(f"Run {run.number} is training", "It has not told of a step yet.")

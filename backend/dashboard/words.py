@@ -20,6 +20,7 @@ TRIGGERS = {
     "manual": "asked for by hand",
     "label-studio": "asked for in Label Studio",
     "schedule": "by the clock",
+    "adapt": "asked to adapt the norms",
 }
 LOSSES = {
     "total": "total",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,8 +30,9 @@ def adapt(
 ) -> None:
     """Take the batch norms' statistics of a model's encoder anew from unlabelled images.
 
-    For images of another laboratory or scanner; no label, no training, seconds. It may help or harm: score the result
-    with evaluate, or hand it to the gate. OUT is a model folder whose provenance names where it came from; its figures
+    For images of another laboratory or scanner; no label, no training, seconds. It may help or harm, so score the
+    result with evaluate. The champion of a project is adapted, and judged by the gate, with `mpamatch runs start
+    --adapt`. OUT is a model folder whose provenance names where it came from; its figures
     are left out, since they were the old model's. A model whose encoder has no batch norm is refused. An image that
     cannot be read is named and left out; the exit code is then 1.
     """
@@ -40,7 +40,7 @@ def adapt(
     from mpamatch.files.folders import scan_folder
     from mpamatch.files.images import read_image
     from mpamatch.network.weights import load_model, save_model
-    from mpamatch.training.statistics import batch_norms, pool_batches, reestimate_norms
+    from mpamatch.training.statistics import adapted_config, batch_norms, pool_batches, reestimate_norms
 
     use_threads(threads)
     if out.is_dir() and any(out.iterdir()):
@@ -69,10 +69,8 @@ def adapt(
         count = reestimate_norms(loaded.module, bar.track(batches, total=None, description="adapting"))
     seen = len(paths) - len(unread)
     adapted = {"from": loaded.config.version, "images": seen, "batches": count, "seed": seed, "rounds": rounds}
-    provenance = {**loaded.config.provenance, "adapted": adapted}
     version = out.resolve().name
-    config = replace(loaded.config, version=version, provenance=provenance, metrics={})
-    save_model(out, loaded.module, config, texts=loaded.texts)
+    save_model(out, loaded.module, adapted_config(loaded.config, version, adapted), texts=loaded.texts)
     result = {"version": version, "model": str(out), **adapted}
     print(json.dumps(result) if as_json else f"model {version} in {out}: statistics of {seen} images")
     for error in unread.values():

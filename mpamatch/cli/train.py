@@ -175,7 +175,9 @@ def _show(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
-    print(f"model {result['version']} in {result['model']}: {result['steps']} steps, {result['seconds']:.0f} s")
+    adapted = result.get("adapted")
+    done = f"{result['steps']} steps" if adapted is None else f"norms adapted to {adapted['images']} images"
+    print(f"model {result['version']} in {result['model']}: {done}, {result['seconds']:.0f} s")
     for name in ("holdout", "validation"):
         if result.get(name):
             print(f"{name}: mean Dice {result[name]['mdice']:.4f} on {result[name]['images']} images")

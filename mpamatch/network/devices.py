@@ -9,6 +9,7 @@ import contextlib
 import gc
 import resource
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,17 @@ def autocast(device: str, precision: torch.dtype) -> AbstractContextManager[obje
     if precision == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=precision)
+
+
+@contextlib.contextmanager
+def deterministic(device: str) -> Iterator[None]:
+    """Bit-exact kernels on the CPU; some that are needed have no such form on a GPU."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(device == "cpu" or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -6,8 +6,8 @@ The one place that ties reading, the loop, checkpoints and evaluation together. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from mpamatch.domain.classes import IGNORE
 from mpamatch.domain.lora_guard import GIVEN_UP, guard_step
 from mpamatch.domain.object_sizes import median_diameter_px
 from mpamatch.errors import BadInput, Cancelled
+from mpamatch.network.devices import deterministic
 from mpamatch.network.encoders import EncoderRecord
 from mpamatch.network.tuning import tuning_mode
 from mpamatch.network.weights import LoadedModel, ModelConfig, WorkingScale
@@ -112,7 +113,7 @@ class Run:
         if spec.recipe.uses_pool and not tiles.pool:
             self._notes.append("the pool is empty: trained on labels alone")
         self._say_start(course, tiles, warm)
-        with _deterministic(self._device):
+        with deterministic(self._device):
             self._steps(course, streams)
         _check_finite(course.loop.teacher)
         if not self._peers.first:
@@ -291,14 +292,3 @@ def _check_finite(model: torch.nn.Module) -> None:
     """A short run may end before enough of its losses were not finite to stop it; such a model answers nothing."""
     if not all(bool(torch.isfinite(t).all()) for t in model.state_dict().values()):
         raise BadInput("run", "its weights are not finite after the last step", "lower recipe.lr and check the images")
-
-
-@contextmanager
-def _deterministic(device: str) -> Iterator[None]:
-    """Bit-exact kernels on the CPU; some that are needed have no such form on a GPU."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(device == "cpu" or before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

@@ -1,6 +1,7 @@
 """A run folder: ``run.json`` in; progress, checkpoint, model and result out. Resumes where it was stopped.
 
-The train worker and the command line start the same function. One process at a time holds a folder; of several that
+A run that adapts is done in one go and starts again where it was stopped. The train worker and the command line start
+the same function. One process at a time holds a folder; of several that
 train one run together, each goes through all of this, and the first alone writes. What a run does is in
 :mod:`mpamatch.training.run`.
 """
@@ -21,7 +22,8 @@ from safetensors import SafetensorError
 from mpamatch.errors import Conflict, NotFound, NotWritten
 from mpamatch.network.devices import choose_device, choose_precision, probe
 from mpamatch.network.weights import dump_json
-from mpamatch.training.peers import joined, local_place
+from mpamatch.training.adapt_run import AdaptRun
+from mpamatch.training.peers import Peers, joined, local_place
 from mpamatch.training.run import Compute, Event, Run
 from mpamatch.training.run_files import PROGRESS_NAME, RESULT_NAME
 from mpamatch.training.run_spec import read_run
@@ -58,13 +60,19 @@ def train_run(
         machine = probe()
         device = choose_device(spec.device, machine, place=place)
         precision = choose_precision(spec.precision, device, machine)
-        peers = held.enter_context(joined(device))
+        if spec.adapt and place != 0:
+            return {}  # seconds of work for one process: nobody waits for the others
+        peers = Peers() if spec.adapt else held.enter_context(joined(device))
         peers.wait()
         try:
             progress = folder / PROGRESS_NAME if peers.first else Path(os.devnull)
             with progress.open("a", encoding="utf-8") as lines:
-                compute = Compute(device, precision, peers, before_share)
-                result = Run(folder, spec, clock, stop, _Teller(lines, tell), compute).train()
+                say = _Teller(lines, tell)
+                if spec.adapt:
+                    result = AdaptRun(folder, spec, clock, stop, say, device).adapt()
+                else:
+                    compute = Compute(device, precision, peers, before_share)
+                    result = Run(folder, spec, clock, stop, say, compute).train()
             if peers.first:
                 _write_whole(finished, dump_json(result))
         except (OSError, SafetensorError) as error:

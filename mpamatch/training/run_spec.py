@@ -23,8 +23,9 @@ class RunSpec:
     ``audit`` are masked tiles that are neither trained on nor looked at before the end: what comes out is told of them.
     ``start`` is the model folder to begin with; ``fresh_head`` draws its head anew. A start's own head makes the run a
     warm one, short and without a ramp, unless ``full_schedule``: for a start that never saw tissue of this source.
-    ``threads`` are for all processes together; ``device`` and ``precision`` are those of the settings. Published
-    encoder weights are read from ``weights_dir``, from the hub only with ``allow_hub``.
+    ``adapt``: nothing is trained; the norms of ``start`` are adapted to the pool, and ``start_version`` is what that is
+    called where it serves. ``threads`` are for all processes together; ``device`` and ``precision`` are those of the
+    settings. Published encoder weights are read from ``weights_dir``, from the hub only with ``allow_hub``.
     """
 
     seed: int
@@ -37,6 +38,8 @@ class RunSpec:
     start: Path | None = None
     fresh_head: bool = False
     full_schedule: bool = False
+    adapt: bool = False
+    start_version: str | None = None
     threads: int | None = None
     device: str = "auto"
     precision: str = "auto"
@@ -50,7 +53,8 @@ class RunSpec:
             values |= {"mask": str(sample.mask)} if sample.mask is not None else {}
             return values | ({"um_per_px": sample.um_per_px} if sample.um_per_px is not None else {})
 
-        return {
+        adapted = {"adapt": True, "start_version": self.start_version} if self.adapt else {}
+        return adapted | {
             "seed": self.seed,
             "recipe": self.recipe.to_json(),
             "classes": self.classes.to_json(),
@@ -89,6 +93,8 @@ def read_run(folder: Path) -> RunSpec:
             start=None if start is None else Path(start),
             fresh_head=values.get("fresh_head") is True,
             full_schedule=values.get("full_schedule") is True,
+            adapt=values.get("adapt") is True,
+            start_version=None if values.get("start_version") is None else str(values["start_version"]),
             threads=None if threads is None else int(threads),
             device=str(values.get("device", "auto")),
             precision=str(values.get("precision", "auto")),

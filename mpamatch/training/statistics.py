@@ -7,8 +7,10 @@ practical domain adaptation", arXiv 1603.04779 (AdaBN).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +22,10 @@ from mpamatch.errors import BadInput
 from mpamatch.inference import Predictor
 from mpamatch.network.model import Segmenter
 from mpamatch.network.pixels import normalise, reduce_image
-from mpamatch.network.weights import LoadedModel
+from mpamatch.network.weights import LoadedModel, ModelConfig
 
+ROUNDS, BATCH = 4, 8
+"""Patches of each image, and patches that a batch shows."""
 ReadImage = Callable[[Path], NDArray[np.uint8] | None]
 _Norm = nn.modules.batchnorm._BatchNorm
 
@@ -69,17 +73,32 @@ def batch_norms(model: Segmenter) -> list[_Norm]:
     return [m for m in model.encoder.modules() if isinstance(m, _Norm) and m.track_running_stats]
 
 
+def adapted_config(config: ModelConfig, version: str, adapted: Mapping[str, Any]) -> ModelConfig:
+    """The config of an adapted model: ``adapted`` goes into its provenance, and the old model's figures do not."""
+    provenance = {**config.provenance, "adapted": dict(adapted)}
+    return replace(config, version=version, provenance=provenance, metrics={})
+
+
 def pool_batches(
-    loaded: LoadedModel, images: Sequence[Path], read: ReadImage, *, seed: int, rounds: int = 4, batch: int = 8
+    loaded: LoadedModel,
+    images: Sequence[Path],
+    read: ReadImage,
+    *,
+    seed: int,
+    um_per_px: Mapping[Path, float] | None = None,
+    rounds: int = ROUNDS,
+    batch: int = BATCH,
 ) -> Iterator[Tensor]:
     """Batches of patches of the pool for :func:`reestimate_norms`, at the model's scale and patch size.
+
+    ``um_per_px`` is the scale of images where it is known.
 
     In each round every image gives one patch, at a place drawn by (seed, round, file name), and the order of images is
     drawn too: a batch shows many images, which its variance needs. A last short batch is left out unless it is the
     only one, and an image for which ``read`` answers None.
     """
     predictor, config = Predictor(loaded), loaded.config
-    device = next(loaded.module.parameters()).device
+    device, scales = next(loaded.module.parameters()).device, um_per_px or {}
     waiting: list[NDArray[np.uint8]] = []
     given = False
     for number in range(rounds):
@@ -87,7 +106,7 @@ def pool_batches(
             image = read(path)
             if image is None:
                 continue
-            working = reduce_image(image, predictor.reduction(image))
+            working = reduce_image(image, predictor.reduction(image, um_per_px=scales.get(path)))
             draw = np.random.default_rng(hash_draw(seed, f"patch {number}", path.name))
             waiting.append(_patch(working, config.recipe.patch_px, draw))
             if len(waiting) == batch:

@@ -168,7 +168,10 @@ def _write_run_folder(parts: Parts, run: Run, folder: Path) -> None:
             unpack_model(_start_weights(parts, blob, start), start_folder)
     lost = _lost(parts, [*snapshot["labelled"], *snapshot["pool"]])
     files = folder / BLOBS_NAME
+    adapts = snapshot.get("adapt", False)
     description = {
+        "adapt": adapts,
+        "start_version": start.version if adapts and start is not None else None,
         "seed": seed + run.number,
         "recipe": run.recipe,
         "classes": classes,

@@ -10,11 +10,11 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import select
 
 from backend.actions.cancel_run import cancel_run
-from backend.actions.open_run import request_run
+from backend.actions.open_run import request_adaptation, request_run
 from backend.api.bearer import Operator, Viewer
 from backend.api.parts import parts_of
 from backend.api.v1.problems import READS, WRITES
-from backend.api.v1.shapes import Page, Paging, PathId, ProjectKey, Shape, page_by_id
+from backend.api.v1.shapes import Body, Page, Paging, PathId, ProjectKey, Shape, page_by_id
 from backend.api.v1.writes import IdempotencyKey, once
 from backend.clock import utc_now
 from backend.store import runs
@@ -24,7 +24,11 @@ router = APIRouter(prefix="/api/v1/projects/{key}/runs", tags=["runs"])
 
 
 class RunShape(Shape):
-    """``step`` of ``steps`` and ``eta_s`` while it trains; ``metrics`` once it has a model."""
+    """``step`` of ``steps`` and ``eta_s`` while it trains; ``metrics`` once it has a model.
+
+    One whose ``trigger`` is ``adapt`` learns no label: ``adapted`` in its metrics says from which version, over how
+    many images.
+    """
 
     number: int
     state: str
@@ -43,6 +47,12 @@ class RunShape(Shape):
     finished_at: datetime | None
 
 
+class StartBody(Body):
+    """``adapt``: no training; the champion's norms are adapted to the pool, and the gate judges what comes out."""
+
+    adapt: bool = False
+
+
 class RunRequested(Shape):
     """The request is taken by the next decision; ``open_run`` goes on before it."""
 
@@ -52,7 +62,7 @@ class RunRequested(Shape):
 
 class RunFilters(Paging):
     state: Literal["queued", "training", "judging", "done", "failed", "cancelled"] | None = None
-    trigger: Literal["labels", "manual", "label-studio", "schedule"] | None = None
+    trigger: Literal["labels", "manual", "label-studio", "schedule", "adapt"] | None = None
 
 
 @router.get("", responses=READS)
@@ -78,19 +88,31 @@ def show_run(request: Request, caller: Viewer, key: ProjectKey, number: PathId) 
 
 
 @router.post("", responses=WRITES, response_model=RunRequested, status_code=202)
-def start(request: Request, caller: Operator, key: ProjectKey, idempotency_key: IdempotencyKey = None) -> JSONResponse:
-    """Ask for a run now; while one is open the request waits for its end."""
+def start(
+    request: Request,
+    caller: Operator,
+    key: ProjectKey,
+    body: StartBody | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Ask for a run now; while one is open the request waits for its end.
+
+    409 for an adaptation that cannot be, or that the gate could not judge.
+    """
     parts, now = parts_of(request), utc_now()
     with parts.database.transaction() as session:
         project = caller.project(session, key)
         project_id = project.id
 
         def act() -> RunRequested:
-            request_run(session, project, by="manual", actor=caller.actor)
+            if body is not None and body.adapt:
+                request_adaptation(session, project, actor=caller.actor)
+            else:
+                request_run(session, project, by="manual", actor=caller.actor)
             open_run = runs.open_run(session, project.id)
             return RunRequested(requested=True, open_run=None if open_run is None else open_run.number)
 
-        response = once(session, request, caller, idempotency_key, None, act, now=now, status=202)
+        response = once(session, request, caller, idempotency_key, body, act, now=now, status=202)
     parts.wakeups.sync(project_id)
     return response
 
