@@ -34,7 +34,7 @@ def candidate_of(session: Session, run_id: int) -> Model | None:
 
 
 def origin(session: Session, model: Model) -> Model:
-    """The model whose weights an adapted one has; any other one itself."""
+    """The model whose weights an adapted one has; any other one itself. ``metrics`` says from which it was adapted."""
     while (adapted := (model.metrics or {}).get("adapted")) is not None:
         model = by_version(session, model.project_id, adapted["from"])
     return model

@@ -13,7 +13,7 @@ from backend.actions.rank_queue import rank_queue
 from backend.actions.see_agreement import see_agreement
 from backend.actions.tally_labels import tally_labels
 from backend.store import projects
-from backend.store.tables import Model, Prediction
+from backend.store.tables import Model, Prediction, Run
 from mpamatch.domain.clicks import clicks_to_draw
 from mpamatch.domain.metrics import confusion, mean_dice
 from tests.backend.actions.tallied_project import NOW, judged, label, predict, run_of, shifted
@@ -60,6 +60,24 @@ def test_each_verdict_tells_what_its_labels_brought_and_cost(made: Installation)
     assert third.per_100_clicks == pytest.approx(0.03 / (8 * clicks) * 100)
     assert third.per_100_bounds == pytest.approx((0.02 / (8 * clicks) * 100, 0.04 / (8 * clicks) * 100))
     assert (second.promoted, second.per_100_bounds, second.step.usable) == (False, None, False)
+
+
+def test_an_adapted_champion_stands_for_what_it_was_adapted_from(made: Installation) -> None:
+    """Its verdict says nothing of labels, and the next one is held against the labels that it had."""
+    train = made.tiles("train")
+    runs = [run_of(made, n, labelled=labelled) for n, labelled in ((1, 4), (2, 0), (3, 8))]
+    with made.database.transaction() as session:
+        session.get_one(Run, runs[1]).trigger = "adapt"
+    for place in range(8):
+        label(made, train[place], disc(), run_id=runs[0 if place < 4 else 2])
+    judged(made, "m1", runs[0], difference=0.4)
+    adapted = judged(made, "m2", runs[1], difference=0.02)
+    with made.database.transaction() as session:
+        session.get_one(Model, adapted.id).metrics = {"adapted": {"from": "m1", "images": 20}}
+    judged(made, "m3", runs[2], difference=0.03)
+    first, third = look(made).verdicts
+    assert (first.version, third.version, third.against) == ("m1", "m3", "m2")
+    assert (third.step.labelled_before, third.step.labelled_after, third.labels) == (4, 8, 4)
 
 
 def test_the_advice_follows_the_verdicts_and_the_head_that_waits(made: Installation) -> None:

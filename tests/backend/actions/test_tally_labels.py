@@ -12,7 +12,7 @@ from backend.actions.fit_costs import COUNTED_BY, fitted_costs
 from backend.actions.see_agreement import see_agreement
 from backend.actions.tally_labels import CHAMPIONS, subjects, tally_labels, waiting
 from backend.store import masks, predictions, projects, tallies
-from backend.store.tables import Agreement, Annotation, Effort, Image, Mask, Prediction, Project, Tally
+from backend.store.tables import Agreement, Annotation, Effort, Image, Mask, Model, Prediction, Project, Run, Tally
 from mpamatch.domain.agreement import compare
 from mpamatch.domain.clicks import clicks_to_correct, clicks_to_draw
 from mpamatch.domain.cost_fit import LEAST_LABELS
@@ -89,6 +89,26 @@ def test_the_starter_saw_no_label_of_this_project(made: Installation) -> None:
     label(made, train[4], disc())
     count_all(made)
     assert [one.model_id for one in rows(made, Tally)] == [starter.id]
+
+
+def test_an_adapted_champion_has_learnt_what_the_one_before_it_had(made: Installation) -> None:
+    train = made.tiles("train")
+    trained, adapting, later = (
+        run_of(made, n, held=held) for n, held in ((1, [train[0].id]), (2, None), (3, [train[0].id, train[1].id]))
+    )
+    judged(made, "m1", trained)
+    model = judged(made, "m2", adapting)
+    with made.database.transaction() as session:
+        session.get_one(Run, adapting).trigger = "adapt"
+        session.get_one(Model, model.id).metrics = {"adapted": {"from": "m1", "images": 5}}
+    for place in (0, 1):
+        label(made, train[place], disc(), run_id=trained)
+    for expected, last in (({train[0].id}, None), ({train[0].id}, later)):
+        if last is not None:
+            judged(made, "m3", last)
+        with made.database.transaction() as session:
+            held = subjects(session, projects.get(session, made.project_id)).held
+        assert {one.tile_id for one in held} == expected
 
 
 def test_a_blank_champion_has_nothing_to_count(made: Installation) -> None:

@@ -12,13 +12,16 @@ from jsonschema import Draft202012Validator
 from sqlalchemy import func, select, update
 
 from backend.actions.answer_tile import Answer, answer_tile
+from backend.actions.open_run import open_run
 from backend.actions.register_images import RegisterItem, register
 from backend.actions.show_tile import link
-from backend.store import tokens
+from backend.store import masks, projects, tokens
 from backend.store.tables import Event, Image, Model, QueueEntry, Reply, Run, Task, Tile
 from mpamatch.domain.recipe import Recipe
+from mpamatch.files.images import encode_png
+from mpamatch.files.rasters import encode_raster
 from tests.backend.api.conftest import BASE, Api
-from tests.builders import Installation, add_model, predict_all
+from tests.builders import Installation, add_model, disc, picture, predict_all
 from tests.reliability.fault_log import FaultLog
 
 pytestmark = pytest.mark.database
@@ -342,6 +345,43 @@ def test_runs_are_asked_for_and_stopped_by_name(api: Api) -> None:
     with api.mine.database.transaction() as session:
         actors = session.scalars(select(Event.actor).where(Event.what.like("run %"))).all()
     assert set(actors) == {f"token:{made.row.key_id}"}
+
+
+def make_adaptable(made: Installation) -> None:
+    """A champion with weights and enough audit masks to judge by."""
+    items = []
+    for number in range(15):
+        path = made.folder / f"more-{made.project_id}-{number}.png"
+        path.write_bytes(encode_png(picture(500 + number)))
+        items.append(RegisterItem(path, group=f"more-{number}", split="train" if number < 3 else "audit"))
+    register(made.database, made.blobs, made.project_id, items)
+    with made.database.transaction() as session:
+        projects.champion(session, made.project()).blob = made.blobs.put(b"weights")
+        for tile in made.tiles("audit"):
+            blob = made.blobs.put(encode_raster(disc()))
+            masks.append(session, tile_id=tile.id, origin="annotated", blob=blob, reviewed_share=1.0)
+
+
+def test_an_adaptation_is_asked_for_once_and_refused_where_it_could_not_be_judged(api: Api) -> None:
+    client = api.client("operator")
+    refused = check_problem(client.post(f"{MINE}/runs", json={"adapt": True}), 409)
+    assert "has no weights" in refused["detail"]
+    assert refused["remedy"]
+    make_adaptable(api.mine)
+    key = {"Idempotency-Key": "one"}
+    first = client.post(f"{MINE}/runs", json={"adapt": True}, headers=key)
+    assert (first.status_code, first.json()) == (202, {"requested": True, "open_run": None})
+    assert client.post(f"{MINE}/runs", json={"adapt": True}, headers=key).headers["Idempotent-Replayed"] == "true"
+    check_problem(client.post(f"{MINE}/runs", json={"adapt": False}, headers=key), 422)
+    assert (api.mine.project().requested_adaptation, api.mine.project().requested_run) == (True, None)
+    assert client.post(f"{MINE}/runs", json={}).status_code == 202
+    assert api.mine.project().requested_run == "manual"
+    run, _ = open_run(api.mine.database, api.mine.blobs, api.mine.project_id, now=datetime.now(UTC))
+    assert run is not None
+    (told,) = client.get(f"{MINE}/runs", params={"trigger": "adapt"}).json()["items"]
+    assert (told["number"], told["trigger"]) == (run.number, "adapt")
+    assert "no label is learnt" in told["reasons"][0]
+    check_problem(client.post(f"{MINE}/runs", json={"adapt": "yes"}), 422)
 
 
 def test_a_body_that_cannot_be_meant_is_one_problem(api: Api) -> None:

@@ -11,12 +11,13 @@ from sqlalchemy import func, select
 
 from backend.actions.open_run import open_run, request_run
 from backend.clock import utc_now
-from backend.store import projects, runs
+from backend.store import masks, projects, runs
 from backend.store.tables import Event, Model, Run, Schedule
 from mpamatch.cli import main
 from mpamatch.domain.policy import Policy
 from mpamatch.domain.recipe import Recipe
-from tests.builders import Installation, installation
+from mpamatch.files.rasters import encode_raster
+from tests.builders import Installation, add_images, disc, installation
 
 pytestmark = pytest.mark.database
 
@@ -238,3 +239,96 @@ def test_a_log_holds_events_steps_and_what_the_training_wrote(made: Installation
     everything = json.loads(call("logs", "--lines", "0", "--follow", "--json")[1])
     assert len([line for line in everything if line["source"] == "train"]) == 30
     assert "no memory" in next(line["text"] for line in everything if "run failed" in line["text"])
+
+
+def _adaptable(made: Installation) -> None:
+    """A champion with weights, pool tiles without labels, and enough audit masks to judge by."""
+    add_images(made, train=3, audit=12, masked=False, first=100)
+    with made.database.transaction() as session:
+        projects.champion(session, made.project()).blob = made.blobs.put(b"weights")
+        for tile in made.tiles("audit"):
+            blob = made.blobs.put(encode_raster(disc()))
+            masks.append(session, tile_id=tile.id, origin="annotated", blob=blob, reviewed_share=1.0)
+
+
+def test_an_adaptation_is_asked_for_and_says_that_it_learns_no_label(made: Installation, call: Any) -> None:
+    _adaptable(made)
+    found = json.loads(call("start", "--adapt", "--json")[1])
+    assert (found["starts"], found["missing"]) == (True, 0)
+    assert "no label is learnt" in found["reasons"][0]
+    assert (made.project().requested_adaptation, made.project().requested_run) == (True, None)
+    run, _ = open_run(made.database, made.blobs, made.project_id, now=utc_now())
+    assert run is not None
+    notes = ["the norms of test-glands-m0 were adapted to 3 images of the pool; no label was learnt"]
+    metrics = {"adapted": {"from": "test-glands-m0", "images": 3}, "steps": 1, "seconds": 0.5, "notes": notes}
+    _move(made, run, "training", "judging", "done", metrics=metrics, progress={"step": 1, "steps": 1, "eta_s": 0.0})
+    listed = json.loads(call("list", "--json")[1])
+    assert (listed[0]["trigger"], listed[0]["learns"]) == ("adapt", "no label")
+    shown = json.loads(call("show", "--json")[1])
+    assert shown["adapted"] == {"from": "test-glands-m0", "images": 3}
+    assert (shown["recipe"], shown["losses"], shown["notes"]) == (None, None, notes)
+    for_people = call("show")[1]
+    assert "no label" in for_people
+    assert not [name for name in ("losses", "mask ratio", "recipe") if name in for_people]
+    logged = call("logs")[1]
+    assert "run queued (adapt); " in logged
+    assert "adapt True; labelled 0; asked to adapt the champion's norms" in logged
+
+
+def test_looking_on_at_an_adaptation_says_what_it_does(
+    made: Installation, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _adaptable(made)
+
+    def opened() -> None:
+        open_run(made.database, made.blobs, made.project_id, now=utc_now())
+
+    def adapting() -> None:
+        with made.database.transaction() as session:
+            run = runs.latest(session, made.project_id)
+        assert run is not None
+        _move(made, run, "training", progress={"step": 2, "steps": 6, "eta_s": 1.0})
+
+    def ended() -> None:
+        with made.database.transaction() as session:
+            run = runs.latest(session, made.project_id)
+        assert run is not None
+        _move(made, run, "judging", "done")
+
+    happenings = [opened, adapting, ended]
+    monkeypatch.setattr("backend.commands.run_follow.time.sleep", lambda seconds: happenings.pop(0)())
+    code, out, _ = call("start", "--adapt", "--follow")
+    assert code == 0
+    assert "run 1: adapting the champion's norms, step 2 of 6, 1 s left" in out.splitlines()
+
+
+def test_an_adaptation_that_could_not_be_judged_is_refused_in_one_line(made: Installation, call: Any) -> None:
+    code, out, err = call("start", "--adapt")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "has no weights" in err
+    with made.database.transaction() as session:
+        projects.champion(session, made.project()).blob = made.blobs.put(b"weights")
+    code, out, err = call("start", "--adapt", "--follow")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "audit tiles: 2 labelled of 2 groups; the gate needs 12 of 4" in err
+    assert made.project().requested_adaptation is False
+
+
+def test_looking_on_ends_when_the_wish_became_vain(
+    made: Installation, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _queued(made)
+    _adaptable(made)
+
+    def vain() -> None:
+        with made.database.transaction() as session:
+            run = runs.latest(session, made.project_id)
+            projects.champion(session, projects.get(session, made.project_id)).blob = None
+        assert run is not None
+        _move(made, run, "cancelled")
+        open_run(made.database, made.blobs, made.project_id, now=utc_now())
+
+    monkeypatch.setattr("backend.commands.run_follow.time.sleep", lambda seconds: vain())
+    code, _, err = call("start", "--adapt", "--follow")
+    assert code == 1
+    assert "adaptation: can no longer be made" in err

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from backend.credentials import ensure_dashboard_token
 from backend.store.tables import Event, Model, Project, Run
@@ -32,7 +32,7 @@ def test_nothing_of_a_project_is_seen_without_signing_in(visit: Visit, made: Ins
         response = client.get(path)
         assert response.status_code == 303, path
         assert response.headers["location"].startswith("/login"), path
-    for path in (f"{PROJECT}/runs/start", f"{PROJECT}/models/rollback"):
+    for path in (f"{PROJECT}/runs/start", f"{PROJECT}/runs/adapt", f"{PROJECT}/models/rollback"):
         assert client.post(path, data={}).headers["location"] == "/login"
 
 
@@ -74,7 +74,14 @@ def test_signing_out_ends_the_session_on_both_sides(visit: Visit, made: Installa
 
 
 @pytest.mark.parametrize(
-    "path", [f"{PROJECT}/runs/start", f"{PROJECT}/runs/4/stop", f"{PROJECT}/models/rollback", "/logout"]
+    "path",
+    [
+        f"{PROJECT}/runs/start",
+        f"{PROJECT}/runs/adapt",
+        f"{PROJECT}/runs/4/stop",
+        f"{PROJECT}/models/rollback",
+        "/logout",
+    ],
 )
 def test_a_form_without_its_token_or_from_elsewhere_changes_nothing(
     visit: Visit, made: Installation, path: str
@@ -118,6 +125,33 @@ def test_a_run_is_asked_for_and_stopped_and_a_champion_rolled_back(visit: Visit,
         assert session.scalars(select(Run.cancel_requested).where(Run.number == 4)).one() is True
         assert session.scalars(select(Model.version).where(Model.state == "champion")).one() == f"{KEY}-m1"
         assert "dashboard" in session.scalars(select(Event.actor)).all()
+
+
+def test_an_adaptation_is_asked_for_where_the_gate_could_judge_it(visit: Visit, made: Installation) -> None:
+    client = visit(made.folder)
+    fields = {"form_token": form_token(client)}
+    with made.database.transaction() as session:
+        session.execute(update(Run).values(state="done"))
+    button = f'action="{PROJECT}/runs/adapt"'
+    assert button in client.get(PROJECT).text
+    refused = client.post(f"{PROJECT}/runs/adapt", data=fields)
+    assert refused.status_code == 409
+    assert "has no weights" in refused.text
+    assert made.project().requested_adaptation is False
+    with made.database.transaction() as session:
+        project = session.scalars(select(Project)).one()
+        policy = {**project.policy, "gate_min_tiles": 1, "gate_min_groups": 1}
+        project.policy = policy
+        session.get_one(Model, project.champion_id).blob = "0" * 64
+    assert client.post(f"{PROJECT}/runs/adapt", data=fields).headers["location"] == PROJECT
+    assert made.project().requested_adaptation is True
+    with made.database.transaction() as session:
+        session.execute(update(Model).values(state="retired"))
+        blank = Model(project_id=made.project_id, version="none", kind="blank", state="champion")
+        session.add(blank)
+        session.flush()
+        session.scalars(select(Project)).one().champion_id = blank.id
+    assert button not in client.get(PROJECT).text, "there is nothing to adapt"
 
 
 def test_a_name_that_was_pointed_at_this_address_is_not_served(visit: Visit, made: Installation) -> None:
@@ -183,4 +217,4 @@ def _state(made: Installation) -> tuple[object, ...]:
     with made.database.transaction() as session:
         project = session.scalars(select(Project)).one()
         cancelled = session.scalars(select(Run.cancel_requested).order_by(Run.id)).all()
-        return (project.requested_run, project.champion_id, tuple(cancelled))
+        return (project.requested_run, project.requested_adaptation, project.champion_id, tuple(cancelled))

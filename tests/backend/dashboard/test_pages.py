@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from backend.store import projects
 from backend.store.sessions import Database
-from backend.store.tables import Project, Run
+from backend.store.tables import Model, Project, Run
 from mpamatch.domain.classes import ClassSet
 from mpamatch.domain.policy import Policy
 from tests.builders import Installation
@@ -240,6 +240,26 @@ def test_a_run_shows_its_losses_and_its_recipe(visit: Visit, made: Installation)
     assert "method mpamatch-image " in plain(text)
     assert "The steps are where the run&#39;s worker is" not in text
     assert "from here only the last one is seen" in client.get(f"{PROJECT}/runs/1").text
+
+
+def test_a_run_that_adapts_says_that_it_learns_no_label_and_shows_no_losses(visit: Visit, made: Installation) -> None:
+    client = visit(made.folder)
+    with made.database.transaction() as session:
+        for number in (1, 4):
+            run = session.scalars(select(Run).where(Run.number == number)).one()
+            run.trigger, run.progress = "adapt", {"step": 2, "steps": 6, "eta_s": 1.0}
+        model = session.scalars(select(Model).join(Run, Run.id == Model.run_id).where(Run.number == 1)).one()
+        model.metrics = {"adapted": {"from": f"{KEY}-m0", "images": 20}}
+    for number in (1, 4):
+        text = client.get(f"{PROJECT}/runs/{number}").text
+        assert "it trains nothing and learns no label" in plain(text)
+        assert "Labelled tiles none" in plain(text)
+        assert not [word for word in ("Losses over steps", "The whole recipe", "Method") if word in text]
+        assert "Batch 2 of 6" in text
+    assert "learns no label" in plain(client.get(f"{PROJECT}/runs").text)
+    ring = plain(client.get(PROJECT).text)
+    assert "Run 4 adapts the champion's norms to the pool" in ring.replace("&#39;", "'")
+    assert "none: adapted" in ring
 
 
 def test_a_run_shows_what_it_noted(visit: Visit, made: Installation) -> None:
