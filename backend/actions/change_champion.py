@@ -19,7 +19,10 @@ from mpamatch.errors import Conflict
 def promote(
     session: Session, project: Project, model: Model, *, actor: str, now: datetime, provisional: bool, why: str
 ) -> None:
-    """Retire the champion and let ``model`` serve. Raises Conflict when the model may not."""
+    """Retire the champion and let ``model`` serve. Raises Conflict when the model may not, as an adapted one without a
+    verdict: it learnt no label, and nobody knows yet whether it harms."""
+    if "adapted" in (model.metrics or {}) and model.verdict is None:
+        raise Conflict(f"model {model.version}", "was adapted and not judged yet", "wait for the gate's verdict")
     champion = projects.champion(session, project)
     check_move("model", model.state, "champion")
     check_move("model", champion.state, "retired")

@@ -38,6 +38,16 @@ def _roll_back(made: Installation, to: str | None = None) -> None:
         rollback(session, projects.get(session, made.project_id), to_version=to, actor="operator", now=NOW)
 
 
+def test_an_adapted_model_never_serves_before_its_verdict_not_even_by_hand(made: Installation) -> None:
+    model = add_model(made, "adapted")
+    with made.database.transaction() as session:
+        session.get_one(Model, model.id).metrics = {"adapted": {"from": "test-glands-m0", "images": 4}}
+    before = made.project().champion_id
+    with pytest.raises(Conflict, match="was adapted and not judged yet"), made.database.transaction() as session:
+        rollback(session, projects.get(session, made.project_id), to_version="adapted", actor="test", now=NOW)
+    assert made.project().champion_id == before
+
+
 def test_a_promoted_model_serves_and_the_one_before_retires(made: Installation) -> None:
     _promote(made, "m1")
     _promote(made, "m2")

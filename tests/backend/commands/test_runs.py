@@ -270,7 +270,11 @@ def test_an_adaptation_is_asked_for_and_says_that_it_learns_no_label(made: Insta
     for_people = call("show")[1]
     assert "no label" in for_people
     assert not [name for name in ("losses", "mask ratio", "recipe") if name in for_people]
+    folder = runs.folder(made.folder, run)
+    folder.mkdir(parents=True)
+    (folder / "progress.jsonl").write_text('{"event": "step", "step": 1, "steps": 1, "eta_s": 0.0}\n')
     logged = call("logs")[1]
+    assert "train | step 1/1, 0 s left" in logged
     assert "run queued (adapt); " in logged
     assert "adapt True; labelled 0; asked to adapt the champion's norms" in logged
 
