@@ -13,9 +13,9 @@ from mpamatch.domain.draws import hash_draw
 from mpamatch.domain.gate import GatePolicy
 from mpamatch.errors import Conflict
 
-MOST_TILES: Final = 512
-"""So many tiles of the pool are read at most: four patches of each settle a channel's mean and variance, and a slide's
-hundred thousand tiles would take hours."""
+MOST_TILES: Final = 256
+"""So many tiles of the pool are read at most: four patches of each settle a channel's mean and variance in a minute or
+two on one core, and a slide's hundred thousand tiles would take hours."""
 
 
 @dataclass(frozen=True)
