@@ -11,9 +11,10 @@ import typer
 
 from backend.actions import first_project
 from backend.actions.register_source import title_of
-from backend.commands.opened import opened, progress_bar
+from backend.commands.opened import Opened, opened, progress_bar
 from backend.commands.options import ForegroundOption, LabelTypeOption, StartOption, TilePxOption, UmPerPxOption
 from backend.store import projects
+from backend.store.tables import Project
 from mpamatch.errors import NotFound
 
 
@@ -46,8 +47,7 @@ def register(
                 here.database, here.settings, title, names, label_type=label_type, start=start, tiles=tiles
             )
         else:
-            with here.database.transaction() as session:
-                row = projects.choose(session, None if project is None else projects.slug(project))
+            row = _known(here, project)
             first_project.check_label_type(row, label_type)
             first_project.check_start(row, start)
             first_project.check_tiles(row, tiles)
@@ -78,3 +78,15 @@ def register(
         f"{row.key}: {report.images} new images ({report.known} known), {report.tiles} tiles, {report.masks} masks,"
         f" {len(report.problems)} problems"
     )
+
+
+def _known(here: Opened, project: str | None) -> Project:
+    """The project of that key or title, or the only one. Raises NotFound or BadInput."""
+    with here.database.transaction() as session:
+        if project is not None and not projects.has(session, projects.slug(project)):
+            raise NotFound(
+                f"project {projects.slug(project)!r}",
+                "does not exist, and no classes are given to make it",
+                "give --classes background,gland, or the --project that you mean: mpamatch projects list",
+            )
+        return projects.choose(session, None if project is None else projects.slug(project))

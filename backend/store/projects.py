@@ -39,7 +39,7 @@ def create(
     if len(title.strip()) < 3:
         raise BadInput("project title", "is shorter than three characters", "Label Studio asks for three or more")
     key = slug(title)
-    if session.scalar(select(Project.id).where(Project.key == key)) is not None:
+    if has(session, key):
         raise Conflict(f"project {key!r}", "exists already", "choose another title")
     project = Project(
         key=key,
@@ -67,6 +67,11 @@ def create(
 
 def all_of(session: Session) -> Sequence[Project]:
     return session.scalars(select(Project).order_by(Project.id)).all()
+
+
+def has(session: Session, key: str) -> bool:
+    """Whether there is a project of that key."""
+    return session.scalar(select(Project.id).where(Project.key == key)) is not None
 
 
 def get(session: Session, project_id: int) -> Project:
