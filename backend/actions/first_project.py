@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -255,12 +256,18 @@ def ensure_row(
             raise Conflict(
                 f"project {project.key!r}",
                 f"has the classes {', '.join(known.names)}",
-                "use these, or choose another title",
+                f"give --classes {_option(known)}, or make another project:"
+                f" `mpamatch register FOLDER --project NAME --classes {_option(classes)}`",
             )
         check_label_type(project, label_type)
         check_start(project, start)
         check_tiles(project, tiles)
         return project
+
+
+def _option(classes: ClassSet) -> str:
+    """Class names as one option of a command line takes them."""
+    return shlex.quote(",".join(classes.names))
 
 
 def check_start(project: Project, start: str) -> None:

@@ -37,10 +37,11 @@ def create(
     Raises BadInput or Conflict.
     """
     if len(title.strip()) < 3:
-        raise BadInput("project title", "is shorter than three characters", "Label Studio asks for three or more")
+        problem = "has a name shorter than three characters"
+        raise BadInput(f"project {title!r}", problem, "give a longer --project: Label Studio asks for three or more")
     key = slug(title)
     if has(session, key):
-        raise Conflict(f"project {key!r}", "exists already", "choose another title")
+        raise Conflict(f"project {key!r}", "exists already", "give another --project")
     project = Project(
         key=key,
         title=title.strip(),

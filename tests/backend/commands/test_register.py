@@ -51,3 +51,16 @@ def test_a_new_project_without_classes_is_told_to_name_them(made: Installation, 
     assert call("--project", "New Glands")[0] == 0
     with made.database.transaction() as session:
         assert [row.key for row in projects.all_of(session)] == ["test-glands", "new-glands"]
+
+
+def test_other_classes_than_the_project_has_are_refused_with_both_ways_on(made: Installation, call: Any) -> None:
+    code, err = call("--project", "test-glands", "--classes", "background,tumour")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "project 'test-glands': has the classes background, gland; give --classes background,gland, or make" in err
+    assert "`mpamatch register FOLDER --project NAME --classes background,tumour`" in err
+
+
+def test_a_name_that_is_too_short_is_refused_under_the_name_of_its_option(made: Installation, call: Any) -> None:
+    code, err = call("--project", "ab", "--classes", "background,gland")
+    assert code == 1
+    assert "project 'ab': has a name shorter than three characters; give a longer --project" in err
