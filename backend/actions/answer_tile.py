@@ -115,7 +115,7 @@ def leave_out(
     reason: str,
     now: datetime,
 ) -> QueueEntry:
-    """Nobody is asked for the tile any more. Raises Conflict when it is not held so any more."""
+    """Nobody is asked for the tile any more. Raises Conflict when it is not held so."""
     entry = leases.skip(session, project.id, tile_id, holder=holder, attempt=attempt, reason=reason, now=now)
     row = Annotation(
         project_id=project.id,

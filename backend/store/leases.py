@@ -31,9 +31,9 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from backend.store import events
+from backend.store.not_held import why_not_held, why_not_there
 from backend.store.tables import Image, Project, QueueEntry, Ranking, Tile
 from mpamatch.domain.states import check_move
-from mpamatch.errors import Conflict
 
 _ORDER_LOCK: Final = 7_213_005
 
@@ -140,7 +140,7 @@ def renew(
 
 
 def release(session: Session, project_id: int, tile_id: int, *, holder: str, attempt: int, now: datetime) -> QueueEntry:
-    """Give it back. Raises Conflict when it is not held so any more."""
+    """Give it back. Raises Conflict when it is not held so."""
     row = _held(session, project_id, tile_id, holder=holder, attempt=attempt, now=now)
     _move(session, row, "open", actor=holder, lease_until=None)
     return row
@@ -152,38 +152,22 @@ def finish(session: Session, project_id: int, tile_id: int, *, holder: str, atte
     The answer of one whose lease ran out or was given back counts too while nobody else took, answered or left out the
     tile: then it waits for just such an answer.
     """
-    generation = hold_order(session, project_id)
-    row = _live(session, project_id, generation, tile_id)
+    row = _live(session, project_id, hold_order(session, project_id), tile_id)
     if row is None:
-        return "it is not in the queue any more"
-    if not _is_held(row, holder=holder, attempt=attempt, now=now):
-        late = _too_late(row, holder=holder, attempt=attempt, now=now)
-        if late is not None:
-            return late
-        if row.state == "leased":
-            _move(session, row, "open", actor="lease", lease_until=None)
+        return f"it {why_not_there(session, project_id, tile_id).problem}"
+    why = why_not_held(row, holder=holder, attempt=attempt, now=now)
+    if why is not None and not why.counts:
+        return f"it {why.problem}"
+    if why is not None and row.state == "leased":
+        _move(session, row, "open", actor="lease", lease_until=None)
     _move(session, row, "done", actor=holder, lease_holder=None, lease_until=None)
-    return None
-
-
-def _too_late(row: QueueEntry, *, holder: str, attempt: int, now: datetime) -> str | None:
-    if row.state == "done":
-        return "it has been labelled meanwhile"
-    if row.state == "skipped":
-        return "it has been left out meanwhile"
-    if row.state == "leased" and row.lease_until is None:
-        return "it is shown in Label Studio now"
-    if row.state == "leased" and row.lease_until is not None and row.lease_until > now:
-        return "it is held under another lease now"
-    if row.lease_holder != holder or not 0 < attempt <= row.attempt:
-        return "it was not held last by who sent this, under this attempt"
     return None
 
 
 def skip(
     session: Session, project_id: int, tile_id: int, *, holder: str, attempt: int, reason: str, now: datetime
 ) -> QueueEntry:
-    """Leave it out for good, with the reason. Raises Conflict when it is not held so any more."""
+    """Leave it out for good, with the reason. Raises Conflict when it is not held so."""
     row = _held(session, project_id, tile_id, holder=holder, attempt=attempt, now=now)
     _move(session, row, "skipped", actor=holder, lease_holder=None, lease_until=None, skip_reason=reason)
     return row
@@ -292,12 +276,11 @@ def counts(session: Session, project: Project) -> dict[str, int]:
 
 def _held(session: Session, project_id: int, tile_id: int, *, holder: str, attempt: int, now: datetime) -> QueueEntry:
     row = _live(session, project_id, hold_order(session, project_id), tile_id)
-    item = f"tile {tile_id}"
     if row is None:
-        raise Conflict(item, "is not in the queue any more", "submit what you have: it is kept; then ask for another")
-    if not _is_held(row, holder=holder, attempt=attempt, now=now):
-        problem = "is not held under this lease any more"
-        raise Conflict(item, problem, "keep the work and submit it: it is kept as a draft; then ask for another")
+        raise why_not_there(session, project_id, tile_id).conflict(tile_id)
+    why = why_not_held(row, holder=holder, attempt=attempt, now=now)
+    if why is not None:
+        raise why.conflict(tile_id)
     return row
 
 
@@ -309,11 +292,6 @@ def _live(session: Session, project_id: int, generation: int, tile_id: int) -> Q
         .with_for_update()
         .execution_options(populate_existing=True)
     ).one_or_none()
-
-
-def _is_held(row: QueueEntry, *, holder: str, attempt: int, now: datetime) -> bool:
-    ours = row.state == "leased" and row.lease_holder == holder and row.attempt == attempt
-    return ours and row.lease_until is not None and row.lease_until > now
 
 
 def _move(session: Session, row: QueueEntry, state: str, *, actor: str, **values: Any) -> None:

@@ -264,6 +264,57 @@ def test_a_labelled_tile_leaves_the_one_who_held_it_with_a_conflict(made: Instal
     assert entry(made, mine.tile_id).state == "done"
 
 
+def why_refused(made: Installation, tile_id: int, *, holder: str = "a", attempt: int = 1, now: datetime = NOW) -> str:
+    """What somebody hears who gives a tile back that is not theirs."""
+    with pytest.raises(Conflict) as refused, made.database.transaction() as session:
+        leases.release(session, made.project_id, tile_id, holder=holder, attempt=attempt, now=now)
+    return str(refused.value)
+
+
+def test_who_never_held_a_tile_hears_where_it_is_and_how_to_get_one(made: Installation) -> None:
+    free = made.tiles()[0].id
+    nobody = "is held by nobody, and was not held last by who sent this, under this attempt; ask for tiles first"
+    assert why_refused(made, free).startswith(f"tile {free}: {nobody}")
+    (theirs,) = claim(made, "b")
+    somebody = f"tile {theirs.tile_id}: is held under another lease now, by somebody else; keep the work"
+    assert why_refused(made, theirs.tile_id).startswith(somebody)
+    assert nobody in why_refused(made, theirs.tile_id, now=LATER)
+    assert why_refused(made, 10**9).startswith(f"tile {10**9}: is not in the queue; ask for tiles first")
+
+
+def test_who_held_a_tile_hears_how_the_lease_ended(made: Installation) -> None:
+    (mine,) = claim(made, "a")
+    ran_out = "is held by nobody: your lease ran out at 2026-03-01 12:01:00 UTC; keep the work and submit it: it counts"
+    assert ran_out in why_refused(made, mine.tile_id, now=LATER)
+    assert "attempt 1 of the same holder; go on with attempt 1" in why_refused(made, mine.tile_id, attempt=2)
+    with made.database.transaction() as session:
+        leases.end_expired(session, now=LATER)
+    assert "you gave it back, or your lease ran out" in why_refused(made, mine.tile_id, now=LATER)
+    with made.database.transaction() as session:
+        assert queue.reserve(session, made.project_id, [mine.tile_id])
+    assert "is shown in Label Studio now; keep the work" in why_refused(made, mine.tile_id, now=LATER)
+
+
+@pytest.mark.parametrize(("state", "said"), [("done", "labelled"), ("skipped", "left out")])
+def test_what_was_answered_is_said_to_be_so(made: Installation, state: str, said: str) -> None:
+    (mine,) = claim(made, "a")
+    with made.database.transaction() as session:
+        queue.set_state(session, projects.get(session, made.project_id), [mine.tile_id], state)
+    assert f"has been {said} meanwhile; keep the work" in why_refused(made, mine.tile_id)
+    assert f"has been {said}; keep the work" in why_refused(made, mine.tile_id, holder="b", attempt=9)
+
+
+def test_a_tile_that_left_the_order_is_said_to_be_there_no_more(made: Installation) -> None:
+    (mine,) = claim(made, "a")
+    with made.database.transaction() as session:
+        session.get_one(Tile, mine.tile_id).state = "artefact"
+    rank_anew(made)
+    assert "is not in the queue any more: a newer order is without it" in why_refused(made, mine.tile_id)
+    with made.database.transaction() as session:
+        session.get_one(QueueEntry, mine.id).state = "done"
+    assert "has been labelled, and is not in the queue any more" in why_refused(made, mine.tile_id)
+
+
 def test_an_image_that_was_set_aside_is_not_handed_out(made: Installation) -> None:
     with made.database.transaction() as session:
         tile = made.tiles()[0]
