@@ -29,9 +29,10 @@ class Worked:
 class Progress:
     """Counts of tiles. ``held``: with somebody who took them from the queue; ``in_label_studio``: shown there now.
 
-    ``labelled``: of which an annotation counts, those that nobody could tell included; ``skipped``: that were only left
-    out; ``artefacts``: that are marked so now, either way; ``drafts``: answers that came too late and wait for a
-    decision. ``today_since``: when today began in the time zone of the project's schedule, UTC without one.
+    ``labelled``: of which an annotation counts, those that nobody could tell included (people read "annotated");
+    ``skipped``: that were only left out; ``artefacts``: that are marked so now, either way; ``drafts``: answers that
+    came too late and wait for a decision. ``today_since``: when today began in the time zone of the project's
+    schedule, UTC without one.
     """
 
     waiting: int

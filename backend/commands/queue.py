@@ -249,17 +249,22 @@ def take_back_answer(
 
 @app.command("progress")
 def progress(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """How far the labelling is: what waits, what was answered, how much of it today, and by whom."""
+    """How far the labelling is: what waits, what was annotated, how much of it today, and by whom."""
     with opened() as here, here.database.transaction() as session:
         seen = see_progress(session, projects.choose(session, project), now=utc_now())
     told = dataclasses.asdict(seen)
     if as_json:
         print(json.dumps(told, default=str))
         return
-    by = told.pop("by")
+    people = [_worded({**one, "who": one["holder"] or f"annotator {one['annotator']}"}) for one in told.pop("by")]
+    told = _worded(told)
     show([told], tuple(told), as_json=False, title="progress")
-    people = [{**one, "who": one["holder"] or f"annotator {one['annotator']}"} for one in by]
-    show(people, ("who", "labelled", "skipped", "today", "last_at"), as_json=False, title="by whom")
+    show(people, ("who", "annotated", "skipped", "today", "last_at"), as_json=False, title="by whom")
+
+
+def _worded(told: dict[str, Any]) -> dict[str, Any]:
+    """For people: a tile that somebody annotated is no more than that; labelled is what has a mask. The key stays."""
+    return {"annotated" if name == "labelled" else name: value for name, value in told.items()}
 
 
 @app.command("export")

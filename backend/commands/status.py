@@ -153,7 +153,19 @@ def _print_table(found: dict[str, Any]) -> None:
 
 
 def _print_projects(console: Console, found: dict[str, Any]) -> None:
-    columns = ("project", "champion", "Dice", "labels", "queue", "head", "due", "inbox", "set aside", "run", "in step")
+    columns = (
+        "project",
+        "champion",
+        "Dice",
+        "annotations",
+        "queue",
+        "head",
+        "due",
+        "inbox",
+        "set aside",
+        "run",
+        "in step",
+    )
     table = Table(*columns, box=None, pad_edge=False)
     for p in found["projects"] or ():
         aside, run, since = p["set_aside"], p["open_run"], p["label_studio"]["synced_s"]
@@ -166,7 +178,7 @@ def _print_projects(console: Console, found: dict[str, Any]) -> None:
             str(p["head"]),
             str(p["predictions_due"]),
             str(p["inbox"]["waiting"]),
-            f"{aside['images']} images, {aside['annotations']} labels" if any(aside.values()) else "",
+            f"{aside['images']} images, {aside['annotations']} annotations" if any(aside.values()) else "",
             "" if run is None else f"{run['run']} {run['state']} {run['step'] or ''}".strip(),
             ("never" if p["label_studio"]["tied"] else "") if since is None else f"{since:.0f} s ago",
         )

@@ -14,7 +14,7 @@ STRATA = {
     "audit": ("audit", "measures the models; nothing is trained on it and no suggestion is shown"),
     "cold": ("first spread", "no trained model yet: a few tiles of every case"),
 }
-PLACES = {"open": "waits", "leased": "in Label Studio", "done": "labelled", "skipped": "skipped"}
+PLACES = {"open": "waits", "leased": "in Label Studio", "done": "annotated", "skipped": "skipped"}
 TRIGGERS = {
     "labels": "enough changed tiles",
     "manual": "asked for by hand",

@@ -71,7 +71,10 @@ def test_a_tile_is_held_longer_drawn_and_taken_back(made: Installation, call: An
     assert mask is not None
     assert (decode_raster(made.blobs.get(mask.blob)) == disc(x=20)).all()
     assert call("queue", "progress", "--json")[1]["by"][0]["holder"] == "command:ann"
-    assert "command:ann" in call("queue", "progress")[1]
+    assert call("queue", "progress", "--json")[1]["labelled"] == 1
+    said_to_people = call("queue", "progress")[1]
+    assert "command:ann" in said_to_people
+    assert ("annotated" in said_to_people, "labelled" in said_to_people) == (True, False)
     back = call("queue", "take-back", str(said["annotation"]))
     assert back[1].startswith(f"tile {tile}: deleted")
     assert take(call) == tile

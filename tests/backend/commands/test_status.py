@@ -143,7 +143,7 @@ def test_how_the_projects_stand_is_told_to_people_and_machines(
     assert found["serving"] == {"beat": 0, "io": 0, "predict": 0, "train": 0}
     assert found["disk"]["low"] is True
     shown = CliRunner().invoke(program, ["status"]).output
-    for word in ("test-glands", "m2", "1 images, 1 labels", "4 training 120", "nobody serves beat, io", "(low)"):
+    for word in ("test-glands", "m2", "1 images, 1 annotations", "4 training 120", "nobody serves beat, io", "(low)"):
         assert word in shown
 
 

@@ -85,7 +85,7 @@ def test_a_tile_that_was_answered_still_tells_why_it_was_asked_for(visit: Visit,
     after = _entry(made, tile.id)
     assert (after.id, after.generation, made.project().queue_generation) == (before.id, 1, 4)
     text = plain(visit(made.folder).get(f"{PROJECT}/tiles/{tile.id}").text)
-    assert re.search(rf"Rank {before.rank} of order 1 labelled It stands in the present order no more", text)
+    assert re.search(rf"Rank {before.rank} of order 1 annotated It stands in the present order no more", text)
     assert f"That is the score, {before.score:.3f}." in text
     assert breakdown(before.record) == breakdown(after.record)
     clicks = re.search(r"annotator 3 present 17 s (\d+) nothing", text)
