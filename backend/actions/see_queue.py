@@ -16,7 +16,10 @@ PER_PAGE = 24
 
 @dataclass(frozen=True)
 class Waiting:
-    """One entry that waits. ``clicks`` and ``seconds``: what its best region is expected to take; None without one."""
+    """One entry that waits. ``clicks`` and ``seconds``: what its best region is expected to take; None without one.
+
+    ``whole``: its mask came with the images, so it is gone over as a whole and none of its regions is asked about.
+    """
 
     rank: int
     tile_id: int
@@ -28,6 +31,7 @@ class Waiting:
     score: float
     propensity: float
     regions: int
+    whole: bool
     clicks: float | None
     seconds: float | None
     reasons: tuple[str, ...]
@@ -87,6 +91,7 @@ def see_queue(session: Session, project: Project, *, page: int = 1, stratum: str
             score=entry.score,
             propensity=entry.propensity,
             regions=len(entry.region_ids),
+            whole=entry.note is not None,
             clicks=entry.clicks,
             seconds=entry.seconds,
             reasons=tuple(entry.reasons),

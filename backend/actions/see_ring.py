@@ -90,7 +90,8 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Ring:
-    """Every station's numbers."""
+    """Every station's numbers. ``regions``: with a box, of tiles that wait; ``whole``: such tiles as are gone over as a
+    whole, because their masks came with the images, and have no box."""
 
     images: int
     groups: int
@@ -100,6 +101,7 @@ class Ring:
     artefacts: int
     predicted: int
     regions: int
+    whole: int
     tau: float
     tau_by_class: Mapping[str, float]
     depth: tuple[Depth, ...]
@@ -156,6 +158,7 @@ def see_ring(session: Session, project: Project, *, now: datetime) -> Ring:
             Inbox.project_id == project.id, Inbox.applied_at.is_(None)
         )
     ).one()
+    regions, whole = _regions(session, project)
     all_models = models.all_of(session, project.id)
     latest = runs.latest(session, project.id)
     return Ring(
@@ -166,7 +169,8 @@ def see_ring(session: Session, project: Project, *, now: datetime) -> Ring:
         audit_tiles=counts["audit_tiles"],
         artefacts=_count(session, select(func.count()).where(Tile.project_id == project.id, Tile.state == "artefact")),
         predicted=predictions.seen_by(session, project.id, champion.id),
-        regions=_regions(session, project),
+        regions=regions,
+        whole=whole,
         tau=policy.tau,
         tau_by_class=policy.tau_by_class,
         depth=see_depth(session, project),
@@ -236,16 +240,17 @@ def see_depth(session: Session, project: Project) -> tuple[Depth, ...]:
     return tuple(found[name] for name in STRATA if name in found)
 
 
-def _regions(session: Session, project: Project) -> int:
-    """Regions of the tiles that wait. Summed over the entries: counting a large pool's region rows takes a while."""
-    return _count(
-        session,
-        select(func.sum(func.cardinality(QueueEntry.region_ids))).where(
+def _regions(session: Session, project: Project) -> tuple[int, int]:
+    """Regions of the tiles that wait, and how many of these are asked for as a whole. Summed over the entries: counting
+    a large pool's region rows takes a while."""
+    regions, whole = session.execute(
+        select(func.sum(func.cardinality(QueueEntry.region_ids)), func.count(QueueEntry.note)).where(
             QueueEntry.project_id == project.id,
             QueueEntry.generation == project.queue_generation,
             QueueEntry.state.in_(queue.WAITING),
-        ),
-    )
+        )
+    ).one()
+    return int(regions or 0), int(whole)
 
 
 def _annotations(session: Session, project_id: int) -> dict[str, int]:

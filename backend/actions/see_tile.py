@@ -96,7 +96,11 @@ class SeenAnnotation:
 
 @dataclass(frozen=True)
 class SeenTile:
-    """A tile with all that explains it. ``blind``: an audit tile without a mask, of which no suggestion is shown."""
+    """A tile with all that explains it. ``blind``: an audit tile without a mask, of which no suggestion is shown.
+
+    ``whole``: its mask only came with the images, so it is gone over as a whole: its regions say where the champion is
+    unsure, and have no boxes in Label Studio.
+    """
 
     tile_id: int
     image_id: int
@@ -113,6 +117,7 @@ class SeenTile:
     place: Place | None
     regions: tuple[SeenRegion, ...]
     blind: bool
+    whole: bool
     champion: str
     champion_kind: str
     predicted: bool
@@ -159,6 +164,7 @@ def see_tile(session: Session, project: Project, tile_id: int) -> SeenTile:
         place=None if entry is None else _place(session, project, entry, names),
         regions=_regions(found, entry, bald, names),
         blind=blind,
+        whole=bool(masks.only_imported(session, [tile.id])),
         champion=champion.version,
         champion_kind=champion.kind,
         predicted=prediction is not None,

@@ -137,7 +137,10 @@ def _queue(console: Console, story: Story) -> None:
         console.print(
             f"  support {taken.support:.3f}, cost {taken.cost:.3f}: the sum counts times {taken.discount:.3f}"
         )
-        console.print(f"  expected to take {taken.clicks:.0f} clicks, {taken.seconds:.0f} s")
+        if not tile.whole:
+            console.print(f"  expected to take {taken.clicks:.0f} clicks, {taken.seconds:.0f} s")
+    if tile.whole and tile.regions:
+        console.print("  reviewed as a whole: its regions say where the model is unsure, and have no boxes to answer")
     for region in tile.regions:
         looked = "" if region.bald is None else f", BALD {region.bald:.3f}"
         console.print(

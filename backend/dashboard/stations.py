@@ -46,9 +46,7 @@ def stations(ring: Ring, now: datetime) -> tuple[Station, ...]:
         Station(
             "region",
             count(ring.regions),
-            "none: the champion is blank"
-            if champion.kind == "blank"
-            else f"below {taus(ring.tau, ring.tau_by_class)}, waiting",
+            _regions(ring),
         ),
         Station("queue", count(ring.waiting), f"ranked {ago(ring.ranked_at, now)}", page="/queue"),
         Station("head", f"{count(ring.tasks)} / {count(ring.head_size)}", "tasks in Label Studio"),
@@ -129,6 +127,13 @@ def _annotations(ring: Ring, now: datetime) -> str:
     parts = [f"{count(ring.skipped)} skipped"] if ring.skipped else []
     parts += [f"last {ago(ring.last_annotation_at, now)}"] if ring.last_annotation_at else ["none yet"]
     return ", ".join(parts)
+
+
+def _regions(ring: Ring) -> str:
+    if ring.champion.kind == "blank":
+        return "none: the champion is blank"
+    whole = f"; and {plural(ring.whole, 'tile')} to review whole" if ring.whole else ""
+    return f"below {taus(ring.tau, ring.tau_by_class)}, waiting{whole}"
 
 
 def _run_text(ring: Ring) -> str:

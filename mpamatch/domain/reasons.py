@@ -14,6 +14,7 @@ _BY_CHANCE: Final = "drawn at random, to look where the model may be wrong witho
 _AUDIT: Final = "audit tile: it judges the models, so nothing is drawn for you; label all of it"
 _COLD: Final = "no trained model yet, a spread over all cases: please label the whole tile"
 _FOR_CLASS: Final = "among the most doubtful of its class"
+_OF_WHOLE: Final = "it comes now because of its most doubtful place: "
 # A factor below this is not worth a word; how confident the model is is always said.
 _LEAST: Final = {"uncertainty": 0.0, "impurity": 0.3, "disagreement": 0.3, "novelty": 0.6}
 _LEAST_DISAGREEMENT_IN_PART: Final = 0.1  # a fifth of a region at what makes it one
@@ -37,7 +38,11 @@ def reasons(record: Record) -> tuple[str, ...]:
     last: tuple[str, ...] = (_FOR_CLASS,) if record.stratum == "class" else ()
     if record.regions > 1:
         last += (f"{record.regions - 1} more uncertain region{'s' if record.regions > 2 else ''}",)
-    return (*first, *_of_region(record, record.region), *last)
+    said = _of_region(record, record.region)
+    if record.note is not None:
+        # Asked for as a whole: nothing is to be answered about that place alone, and no box is around it.
+        said = (f"{_OF_WHOLE}{said[0]}", *said[1:])
+    return (*first, *said, *last)
 
 
 def _alike(like: LookAlike) -> str:

@@ -114,7 +114,14 @@ def test_a_second_look_is_told_where_it_was_no_surer() -> None:
 def test_each_stratum_says_what_it_is(stratum: str, first: str) -> None:
     assert reasons(replace(RECORD, stratum=stratum))[0] == first
     noted = reasons(replace(RECORD, stratum=stratum, note="before all else"))
-    assert noted[:2] == ("before all else", first)
+    where = "it comes now because of its most doubtful place: " if stratum == "score" else ""
+    assert noted[:2] == ("before all else", where + first)
+
+
+def test_what_is_asked_for_as_a_whole_says_that_its_figures_are_of_one_place() -> None:
+    told = reasons(replace(RECORD, note="please go over the whole tile", regions=0, stratum="class", class_id=1))
+    assert told[1] == f"it comes now because of its most doubtful place: {reasons(RECORD)[0]}"
+    assert told[2:] == (*reasons(RECORD)[1:], "among the most doubtful of its class")
 
 
 def test_a_pick_for_a_class_and_more_regions_are_told_at_the_end() -> None:
