@@ -272,10 +272,12 @@ def export(
     out: Annotated[Path, typer.Argument(help="file to write (CSV), or folder for one file per image (GeoJSON)")],
     form: Annotated[Form, typer.Option("--format", help="a line per region, or QuPath's objects")] = Form.csv,
     every_state: Annotated[bool, typer.Option("--all", help="what was labelled or left out too")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="write over files that are there")] = False,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the order with its regions in level-0 pixels, their factors, reasons and rank. Files are replaced."""
+    """Write the order with its regions in level-0 pixels, their factors, reasons and rank. A missing folder is made."""
+    _check_kind(out, form)
     with opened() as here:
         with here.database.transaction() as session:
             project_id = projects.choose(session, project).id
@@ -283,13 +285,39 @@ def export(
         exports = [(out, begun)]
         if form is Form.geojson:
             exports = [(out / f"{name}.geojson", one) for name, one in image_exports(here.database, begun)]
+        if not replace:
+            _check_free([path for path, _ in exports])
+        folder = out if form is Form.geojson else out.parent
+        made = "" if folder.is_dir() or not exports else f"; made the folder {folder}"
         for path, one in exports:
             write_pieces(path, written(here.database, one, form.value))
     files = [str(path) for path, _ in exports]
     if as_json:
         print(json.dumps({"files": files, "generation": begun.generation}))
+    elif form is Form.csv:
+        print(f"the order is in {out}{made}")
+    elif files:
+        print(f"the order is in {len(files)} files, one for each image, in {out}{made}")
     else:
-        print(f"{len(files)} files under {out}" if form is Form.geojson else f"written to {out}")
+        print("no file was written: no tile waits")
+
+
+def _check_kind(out: Path, form: Form) -> None:
+    """Raises BadInput where a folder is meant and a file named, or the other way round."""
+    if form is Form.csv and out.is_dir():
+        raise BadInput(str(out), "is a folder, and CSV is one file", "name a file in it, or give --format geojson")
+    if form is Form.geojson and out.exists() and not out.is_dir():
+        raise BadInput(str(out), "is a file, and GeoJSON is one file for each image", "name a folder for them")
+
+
+def _check_free(paths: list[Path]) -> None:
+    """Raises Conflict, before anything is written."""
+    there = [path for path in paths if path.exists()]
+    if there:
+        which, problem = str(there[0]), "exists already"
+        if len(there) > 1:
+            which, problem = f"{which} and {len(there) - 1} more", "exist already"
+        raise Conflict(which, problem, "name another place, or give --replace to write over it")
 
 
 def _read(path: Path) -> bytes:

@@ -128,9 +128,44 @@ def test_the_order_is_written_as_one_table_or_as_one_file_per_image(
     made: Installation, call: Any, tmp_path: Path
 ) -> None:
     table, folder = tmp_path / "out" / "queue.csv", tmp_path / "out" / "qupath"
-    assert call("queue", "export", str(table))[1].strip() == f"written to {table}"
+    said = call("queue", "export", str(table))[1]
+    assert said.strip() == f"the order is in {table}; made the folder {table.parent}"
     with table.open(newline="", encoding="utf-8") as lines:
         assert [line["rank"] for line in csv.DictReader(lines)] == ["1", "2", "3", "4", "5"]
     said = call("queue", "export", str(folder), "--format", "geojson", "--json")[1]
     assert sorted(Path(path).name for path in said["files"]) == [f"image-{n}.geojson" for n in range(5)]
     assert json.loads((folder / "image-0.geojson").read_text())["image"]["name"] == "image-0"
+    again = call("queue", "export", str(folder), "--format", "geojson", "--replace")[1]
+    assert again.strip() == f"the order is in 5 files, one for each image, in {folder}"
+
+
+@pytest.mark.parametrize("form", ["csv", "geojson"])
+def test_an_export_writes_over_nothing_unless_it_is_told_to(
+    made: Installation, call: Any, tmp_path: Path, form: str
+) -> None:
+    out = tmp_path / ("queue.csv" if form == "csv" else "qupath")
+    mine = out if form == "csv" else out / "image-3.geojson"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    code, said, err = call("queue", "export", str(out), "--format", form)
+    assert (code, said, err.count("\n")) == (1, "", 1)
+    assert f"{mine}: exists already; name another place, or give --replace to write over it" in err
+    assert (mine.read_text(), (out / "image-0.geojson").exists()) == ("mine", False)
+    assert call("queue", "export", str(out), "--format", form, "--replace")[0] == 0
+    assert mine.read_text() != "mine"
+
+
+def test_an_export_says_where_a_file_is_meant_and_where_a_folder(made: Installation, call: Any, tmp_path: Path) -> None:
+    file = tmp_path / "queue.csv"
+    file.write_text("mine")
+    code, _, err = call("queue", "export", str(file), "--format", "geojson", "--replace")
+    assert (code, err.strip()) == (
+        1,
+        f"mpamatch: {file}: is a file, and GeoJSON is one file for each image; name a folder for them",
+    )
+    code, _, err = call("queue", "export", str(tmp_path), "--replace")
+    assert (code, "is a folder, and CSV is one file; name a file in it" in err) == (1, True)
+    with made.database.transaction() as session:
+        session.execute(update(QueueEntry).values(state="done"))
+    assert call("queue", "export", str(tmp_path / "none"), "--format", "geojson")[1].startswith("no file was written")
+    assert (file.read_text(), (tmp_path / "none").exists()) == ("mine", False)
