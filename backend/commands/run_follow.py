@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from backend.commands.opened import Opened
+from backend.commands.run_table import losses_in_order
 from backend.store import models, projects, runs
 from backend.store.tables import Run
 from mpamatch.errors import Conflict
@@ -21,7 +22,6 @@ from mpamatch.errors import Conflict
 LOOK_S = 0.5
 SAY_EVERY_S = 10.0
 INTERRUPTED = 130
-LOSSES = ("x", "u", "total")  # the order of the method's paper; the database keeps none
 ADAPTING = "adapting the champion's norms"
 _DOING = {
     "queued": "waits for the train worker",
@@ -170,9 +170,7 @@ def _lines(console: Console) -> Iterator[Callable[[Look], None]]:
 
 
 def _losses(progress: dict[str, Any]) -> str:
-    losses = progress.get("losses") or {}
-    names = [*(n for n in LOSSES if n in losses), *(n for n in sorted(losses) if n not in LOSSES)]
-    parts = [f"{name} {losses[name]:.3f}" for name in names if isinstance(losses[name], int | float)]
+    parts = [f"{name} {value:.3f}" for name, value in losses_in_order(progress.get("losses"))]
     return f", loss {' '.join(parts)}" if parts else ""
 
 

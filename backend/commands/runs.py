@@ -21,6 +21,7 @@ from backend.commands.printed import print_table
 from backend.commands.run_follow import follow, left_alone, look, next_run
 from backend.commands.run_logs import Line, RunLog, as_rows, follow_log, last_lines
 from backend.commands.run_schedule import rules, schedule
+from backend.commands.run_table import run_rows
 from backend.store import models, projects, runs
 from backend.store.tables import Run
 from mpamatch.domain.schedule import decide
@@ -29,9 +30,6 @@ from mpamatch.errors import Conflict
 # A worker looks twice a second; this long is waited for one that is slow to end.
 CANCEL_WAIT_S = 20.0
 FollowOption = Annotated[bool, typer.Option("--follow", help="look on until it has ended; Ctrl-C leaves it going")]
-
-# What a run that learns no label has none of; left out for people, null for machines.
-_OF_TRAININGS = ("losses", "mask_ratio", "pseudo_labels", "recipe", "recipe_hash")
 
 app = typer.Typer(help="Trainings.", no_args_is_help=True)
 app.command("schedule")(schedule)
@@ -69,10 +67,8 @@ def show_run(
         print(json.dumps(found, indent=2, default=str))
         return
     table = Table(title=f"run {found['run']}", title_justify="left", show_header=False)
-    for name, value in found.items():
-        if found["trigger"] == runs.ADAPT and name in _OF_TRAININGS:
-            continue
-        table.add_row(name.replace("_", " "), "" if value is None else escape(_words(value)))
+    for name, words in run_rows(found):
+        table.add_row(name, escape(words))
     print_table(table)
 
 
@@ -224,9 +220,3 @@ def _figures(run: Run) -> dict[str, Any]:
         "created_at": run.created_at,
         "finished_at": run.finished_at,
     }
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, list):
-        return "; ".join(str(v) for v in value)
-    return json.dumps(value, default=str) if isinstance(value, dict) else str(value)

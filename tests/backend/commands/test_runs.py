@@ -187,6 +187,13 @@ def test_looking_on_ends_with_the_verdict_or_with_the_failure(
     shown = json.loads(call("show", "--json")[1])
     assert shown["notes"] == ["as the last step told"]
     assert shown["pseudo_labels"]["accuracy"] == 0.9
+    table = call("show")[1]
+    for line in ("state", "step", "losses", "pseudo-labels", "notes", "verdict", "why"):
+        assert line in table
+    assert "x 0.500, u 0.250" in table
+    assert "at step 5: 0.50 of 100 labelled pixels kept back are confident, 0.90 of these right" in table
+    assert "kept out" in table
+    assert not set('{}[]"') & set(table), "JSON is what --json is for"
     second = _queued(made)
     _move(made, second, "failed", problem="no memory")
     code, _, err = call("show", "--follow")
