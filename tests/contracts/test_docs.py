@@ -143,6 +143,12 @@ def test_every_command_in_the_text_exists(page: Path) -> None:
         assert used <= known.get(name or "", set()) | {"--help"}, f"mpamatch {' '.join(words)}"
 
 
+def test_the_program_is_called_in_one_way_and_one_page_says_where_it_is() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    told = [page.name for page in pages for _ in re.findall(r"bin/mpamatch", page.read_text(encoding="utf-8"))]
+    assert told == ["quickstart.md"]
+
+
 def test_a_command_that_does_not_exist_is_noticed() -> None:
     assert list(commands_in("Run `mpamatch fly --high` now.\n\n    mpamatch up --demo\n")) == [
         ["fly", "--high"],
