@@ -23,7 +23,8 @@ from backend.store import images, projects
 from mpamatch.domain.ranked import STRATA
 
 REFRESH_S = (10, 60)
-_WIDE, _NARROW = (760, 300), (340, 260)
+# Drawn in about the size in which they are shown, so that their texts stay as large as the page's.
+_FULL, _WIDE, _NARROW = (1126, 340), (760, 300), (340, 260)
 # A slide has more tiles than a page should load pictures of; beyond this they are shaded squares.
 MOST_PICTURES = 64
 
@@ -144,7 +145,7 @@ def run(request: Request) -> Response:
         seen = see_run(session, project, request.path_params["number"])
         place = place_of(request, project)
     losses = read_losses(parts.settings.state / "runs" / seen.folder)
-    sizes = (("wide", *_WIDE), ("narrow", *_NARROW))
+    sizes = (("full", *_FULL), ("wide", *_WIDE), ("narrow", *_NARROW))
     drawn = [
         (name, charts.loss_chart(losses, words.LOSSES, width=width, height=height))
         for name, width, height in sizes

@@ -139,6 +139,23 @@ def test_every_page_fits_is_sound_to_axe_and_asks_nobody_else(
         assert not any(served.token in url for url in seen.requests)
 
 
+@pytest.mark.parametrize("width", [SMALL[0], PHONE[0], 760, 1000, DESKTOP[0], 1920])
+def test_the_chart_of_a_run_is_as_wide_as_its_card_and_its_texts_as_large_as_the_pages(
+    browser: Browser, served: Served, width: int
+) -> None:
+    with opened(browser, (width, 900)) as (page, _):
+        sign_in(page, served)
+        page.goto(f"{served.url}{PROJECT}/runs/4")
+        (chart,) = [one for one in page.locator("svg.chart").all() if one.is_visible()]
+        room, text_px = chart.evaluate(
+            "s => [s.closest('figure').clientWidth, s.querySelector('text').getBoundingClientRect().height]"
+        )
+        box = chart.bounding_box()
+        assert box is not None
+        assert box["width"] == pytest.approx(room, abs=1)
+        assert 10 <= text_px <= 22
+
+
 def test_axe_and_the_width_notice_a_page_that_is_broken(browser: Browser) -> None:
     with opened(browser, PHONE) as (page, _):
         page.set_content('<html><body><img src=""><input><p style="width:900px;color:#ccc">faint</p></body></html>')
