@@ -16,6 +16,7 @@ from backend.actions.see_runs import read_losses, see_learning, see_run, see_run
 from backend.actions.see_tile import see_tile
 from backend.clock import utc_now
 from backend.dashboard import charts, words
+from backend.dashboard.numerals import numerals
 from backend.dashboard.parts import chosen, page, parts_of, place_of
 from backend.dashboard.stations import happening, stations
 from backend.dashboard.trouble import troubles
@@ -103,7 +104,8 @@ def tile(request: Request) -> Response:
         place, classes = place_of(request, project), projects.classes_of(project)
         policy = projects.policy_of(project)
     taus = words.taus(policy.tau, policy.tau_by_class)
-    values = {"place": place, "tile": seen, "classes": classes.foreground, "taus": taus}
+    numbers = numerals(seen.regions, seen.width_px, seen.height_px)
+    values = {"place": place, "tile": seen, "classes": classes.foreground, "taus": taus, "numbers": numbers}
     return page(request, "tile.html", values)
 
 
