@@ -18,6 +18,7 @@ FOUND: dict[str, Any] = {
     "problem": None,
     "reasons": ["12 tiles changed", "quiet for 10 s"],
     "losses": {"image": 0.5, "total": 0.2, "u": 0.1, "x": 0.31234},
+    "adapted": None,
     "mask_ratio": 0.76351,
     "pseudo_labels": {"step": 300, "accuracy": 0.93123, "share": 0.70061, "pixels": 9000.0},
     "pool_tiles": 20.0,
@@ -68,3 +69,12 @@ def test_a_run_that_has_not_begun_says_what_there_is() -> None:
     odd = {**FOUND, "pseudo_labels": {"step": 50, "accuracy": None, "share": 0.0}, "mask_ratio": None}
     assert dict(run_rows(odd))["pseudo-labels"] == "at step 50: 0.00 of labelled pixels kept back are confident"
     assert dict(run_rows(odd))["pool"] == "20 tiles"
+
+
+def test_an_adaptation_is_told_without_what_only_trainings_have() -> None:
+    rows = dict(
+        run_rows({**FOUND, "adapted": {"from": "glands-m2", "images": 20}, "recipe": None, "recipe_hash": None})
+    )
+    assert rows["adapted"] == "glands-m2 to 20 tiles; no label was learnt"
+    assert rows["adapting took"] == "1 min 25 s"
+    assert not {"training took", "recipe"} & rows.keys()

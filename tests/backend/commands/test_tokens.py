@@ -80,7 +80,7 @@ def test_a_tile_is_taken_given_back_and_left_out(made: Installation, call: Any) 
     one, other = (str(entry["tile_id"]) for entry in taken)
     code, _, err = call("queue", "release", one, "--attempt", "1", "--holder", "ben")
     assert code == 1
-    assert "not held" in err
+    assert "held under another lease" in err
     assert (
         json.loads(call("queue", "release", one, "--attempt", "1", "--holder", "ann", "--json")[1])["state"] == "open"
     )
