@@ -93,6 +93,7 @@ def _intervals(axes: Any, document: Row, names: Sequence[str]) -> None:
         return
     axes.axvline(0, color="#555555", linewidth=1)
     against = baselines[0] if len(baselines) == 1 else "each arm's baseline"
+    axes.locator_params(axis="x", nbins=6)  # signed numbers are wide
     axes.set_xlabel(f"difference to {against}, mean and 95 % (t)")
 
 
