@@ -123,7 +123,7 @@ def _facts(session: Session, project: Project) -> _Facts | None:
             audit_tiles=len(audit), audit_groups=len({m.group for m in audit}), taus=taus, cost=fit.model
         ),
         seed=project.seed,
-        round_number=sum(m.kind == "trained" for m in models.promoted(session, project.id)),
+        round_number=models.rounds(session, project.id),
         pool=pools.read_pool(session, project, champion.id),
         labelled=pools.labelled(session, project.id),
         marks=look_alikes.marks(session, project.id, marked),

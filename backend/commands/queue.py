@@ -299,7 +299,7 @@ def export(
     elif files:
         print(f"the order is in {len(files)} files, one for each image, in {out}{made}")
     else:
-        print("no file was written: no tile waits")
+        print(f"no file was written: {'the order is empty' if every_state else 'no tile waits'}")
 
 
 def _check_kind(out: Path, form: Form) -> None:

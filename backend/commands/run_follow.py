@@ -80,8 +80,9 @@ def next_run(here: Opened, project_id: int, after_id: int, *, adapt: bool = Fals
                 # Asked first: whoever takes the wish away opens the run in the same transaction, or never.
                 wanted = not adapt or projects.get(session, project_id).requested_adaptation
                 latest = runs.latest(session, project_id)
-            if latest is not None and latest.id > after_id:
-                return latest.id
+                found = runs.first_after(session, project_id, after_id, adapts=adapt)
+            if found is not None:
+                return found.id
             if not wanted:
                 raise Conflict("adaptation", "can no longer be made", "ask again: the answer says why")
             if not said and time.monotonic() - began > 3:

@@ -74,7 +74,10 @@ def numerals(regions: Sequence[SeenRegion], width_px: int, height_px: int) -> Nu
 
 
 def _shape(region: SeenRegion) -> shapely.Geometry:
-    return shapely.make_valid(shapely.Polygon(region.rings[0], region.rings[1:]))
+    valid = shapely.make_valid(shapely.Polygon(region.rings[0], region.rings[1:]))
+    # Of a ring that touches itself there may be lines beside the areas; no number stands in a line.
+    areas = [part for part in shapely.get_parts(valid) if part.area]
+    return shapely.union_all(areas) if areas else valid
 
 
 def _places(shape: shapely.Geometry, room: _Room) -> list[shapely.Polygon]:

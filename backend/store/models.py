@@ -45,6 +45,11 @@ def run_number(session: Session, model: Model) -> int:
     return session.scalar(select(Run.number).where(Run.id == model.run_id)) or 0
 
 
+def rounds(session: Session, project_id: int) -> int:
+    """How many trainings led to a champion so far; an adaptation learnt no label and is no round."""
+    return sum(m.kind == "trained" and "adapted" not in (m.metrics or {}) for m in promoted(session, project_id))
+
+
 def promoted(session: Session, project_id: int) -> Sequence[Model]:
     """The starter and trained models that serve or have served, oldest first."""
     return session.scalars(

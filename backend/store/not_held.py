@@ -36,7 +36,7 @@ def why_not_held(row: QueueEntry, *, holder: str, attempt: int, now: datetime) -
     was_claimed = 0 < attempt <= row.attempt
     since = " meanwhile" if was_claimed else ""
     if row.state == "done":
-        return NotHeld(f"has been labelled{since}", _KEEP)
+        return NotHeld(f"has been annotated{since}", _KEEP)
     if row.state == "skipped":
         return NotHeld(f"has been left out{since}", _KEEP)
     if row.state == "leased" and row.lease_until is None:
@@ -70,5 +70,5 @@ def why_not_there(session: Session, project_id: int, tile_id: int) -> NotHeld:
     if last is None:
         return NotHeld("is not in the queue", _ASK)
     if last == "done":
-        return NotHeld("has been labelled, and is not in the queue any more", _KEEP)
+        return NotHeld("has been annotated, and is not in the queue any more", _KEEP)
     return NotHeld("is not in the queue any more: a newer order is without it", _KEEP)

@@ -30,6 +30,13 @@ def latest(session: Session, project_id: int) -> Run | None:
     ).one_or_none()
 
 
+def first_after(session: Session, project_id: int, run_id: int, *, adapts: bool) -> Run | None:
+    """The first run after one, of those that adapt or of those that train: both may be asked for at once."""
+    kind = Run.trigger == ADAPT if adapts else Run.trigger != ADAPT
+    query = select(Run).where(Run.project_id == project_id, Run.id > run_id, kind).order_by(Run.id).limit(1)
+    return session.scalars(query).one_or_none()
+
+
 def latest_training(session: Session, project_id: int) -> Run | None:
     """The latest run that was to learn labels."""
     return session.scalars(

@@ -19,12 +19,13 @@ from mpamatch.datasets import DatasetItem, open_dataset
 from mpamatch.datasets.protocols import draw_labelled
 from mpamatch.domain.classes import IGNORE, ClassSet
 from mpamatch.domain.prompts import noisy_texts
-from mpamatch.errors import BadInput
+from mpamatch.errors import BadInput, Conflict
 from mpamatch.experiments.plans import CELL_RESULT, read_plan
 from mpamatch.experiments.protocol import Cell, Division, divide
 from mpamatch.experiments.regimes import BOX_SIDE_PX, boxed
 from mpamatch.experiments.scoring import Masked, score_at_working_scale
 from mpamatch.files.images import image_size
+from mpamatch.files.model_archive import weights_sha256
 from mpamatch.files.prompts import class_texts
 from mpamatch.files.rasters import encode_raster
 from mpamatch.files.whole_files import write_whole
@@ -75,6 +76,9 @@ def run_cell(
 def _prepare(folder: Path, cell: Cell, division: Division) -> None:
     """The masks of the labelled images, and run.json last."""
     if cell.start is not None:
+        if cell.start_sha256 is not None and weights_sha256(cell.start) != cell.start_sha256:
+            problem = "has other weights than when the experiment was begun"
+            raise Conflict(f"start {cell.start.name}", problem, "give the model that it began with, or another --out")
         begins = read_config(cell.start).encoder.name
         if begins != cell.recipe.encoder:
             problem = f"has the encoder {begins}, the cell {cell.recipe.encoder}"

@@ -16,8 +16,8 @@ from mpamatch.domain.recipe import Recipe
 from mpamatch.errors import BadInput
 
 CELL_PLAN, CELL_RESULT, CELL_ERROR, CELL_LOG = "plan.json", "cell.json", "error.json", "log.txt"
-# What a plan may name anew when it goes on: where things lie (of a start, its weights count), and what of it is kept.
-_NOT_COMPARED = ("root", "start", "weights_dir", "keep_models")
+# What a plan may name anew when it goes on: where things lie, and what of it is kept.
+_NOT_COMPARED = ("root", "weights_dir", "keep_models")
 
 
 class CellPlan(ABC):

@@ -82,8 +82,10 @@ class Cell(CellPlan):
         return replace(self, recipe=Recipe.from_json({**self.recipe.to_json(), "steps_cold": steps}))
 
     def comparable(self) -> dict[str, Any]:
-        """Without the steps, which may have been measured."""
+        """Without the steps, which may have been measured; a start by its weights, and by its place in older plans."""
         values = super().comparable()
+        if (weights := values.pop("start_sha256")) is not None:
+            values["start"] = weights
         del values["steps_cold"]
         return values
 

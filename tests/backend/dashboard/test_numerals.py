@@ -86,3 +86,11 @@ def test_a_line_that_crosses_itself_and_very_many_regions_are_fine() -> None:
     many = [replace(square(n, n, n, 5), number=n + 1) for n in range(MOST + 5)]
     assert [one.number for one in numerals(many, SIDE, SIDE).each] == list(range(1, MOST + 1))
     assert numerals([], SIDE, SIDE).each == ()
+
+
+def test_a_ring_with_a_spike_gets_its_number_where_its_area_is() -> None:
+    spiked = region(1, [(100, 100), (200, 100), (200, 200), (400, 200), (200, 200), (100, 200)])
+    (box,) = drawn(numerals([spiked], SIDE, SIDE))
+    assert shapely.box(100, 100, 200, 200).contains(box)
+    holed = region(2, [(0, 0), (90, 0), (90, 90), (0, 90)], [(0, 0), (90, 0), (90, 90), (0, 90)])
+    assert numerals([holed], SIDE, SIDE).each

@@ -295,7 +295,7 @@ def test_who_held_a_tile_hears_how_the_lease_ended(made: Installation) -> None:
     assert "is shown in Label Studio now; keep the work" in why_refused(made, mine.tile_id, now=LATER)
 
 
-@pytest.mark.parametrize(("state", "said"), [("done", "labelled"), ("skipped", "left out")])
+@pytest.mark.parametrize(("state", "said"), [("done", "annotated"), ("skipped", "left out")])
 def test_what_was_answered_is_said_to_be_so(made: Installation, state: str, said: str) -> None:
     (mine,) = claim(made, "a")
     with made.database.transaction() as session:
@@ -312,7 +312,7 @@ def test_a_tile_that_left_the_order_is_said_to_be_there_no_more(made: Installati
     assert "is not in the queue any more: a newer order is without it" in why_refused(made, mine.tile_id)
     with made.database.transaction() as session:
         session.get_one(QueueEntry, mine.id).state = "done"
-    assert "has been labelled, and is not in the queue any more" in why_refused(made, mine.tile_id)
+    assert "has been annotated, and is not in the queue any more" in why_refused(made, mine.tile_id)
 
 
 def test_an_image_that_was_set_aside_is_not_handed_out(made: Installation) -> None:

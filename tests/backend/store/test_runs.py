@@ -5,8 +5,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from backend.actions.open_run import open_run, request_run
-from backend.store import masks, projects, runs
-from backend.store.tables import Run
+from backend.store import masks, models, projects, runs
+from backend.store.tables import Model, Run
 from mpamatch.domain.policy import Policy
 from mpamatch.errors import Conflict
 from tests.builders import Installation, add_images, installation
@@ -54,6 +54,32 @@ def _end(made: Installation, run: Run, *states: str) -> None:
     with made.database.transaction() as session:
         for state in states:
             runs.move(session, session.get_one(Run, run.id), state, actor="test")
+
+
+def test_who_waits_for_a_training_is_not_given_an_adaptation(made: Installation) -> None:
+    first = _queued(made)
+    with made.database.transaction() as session:
+        session.get_one(Run, first.id).trigger = runs.ADAPT
+    _end(made, first, "cancelled")
+    with made.database.transaction() as session:
+        request_run(session, projects.get(session, made.project_id), by="manual")
+    second = _queued(made)
+    with made.database.transaction() as session:
+        for adapts, wanted in ((True, first), (False, second)):
+            found = runs.first_after(session, made.project_id, 0, adapts=adapts)
+            assert found is not None
+            assert found.id == wanted.id
+        assert runs.first_after(session, made.project_id, first.id, adapts=True) is None
+
+
+def test_an_adapted_champion_is_no_round_of_the_queue(made: Installation) -> None:
+    with made.database.transaction() as session:
+        blob = made.blobs.put(b"weights")
+        for version, metrics in (("m1", {}), ("m2", {"adapted": {"from": "m1"}})):
+            values = {"version": version, "kind": "trained", "state": "retired", "blob": blob, "metrics": metrics}
+            session.add(Model(project_id=made.project_id, **values))
+        session.flush()
+        assert models.rounds(session, made.project_id) == 1
 
 
 def _first_runs(made: Installation) -> set[int | None]:

@@ -10,7 +10,7 @@ import pytest
 
 from mpamatch.datasets import open_dataset, phantom
 from mpamatch.domain.classes import IGNORE
-from mpamatch.errors import BadInput, NotFound
+from mpamatch.errors import BadInput, Conflict, NotFound
 from mpamatch.experiments.catalogue import find_experiment
 from mpamatch.experiments.cell import _prepare, run_cell
 from mpamatch.experiments.plans import CELL_PLAN
@@ -111,6 +111,19 @@ def test_a_start_is_the_same_wherever_it_lies_and_another_one_once_its_weights_a
     assert other.comparable() != there.comparable()
     older = {name: value for name, value in there.to_json().items() if name != "start_sha256"}
     assert Cell.from_json(older) == replace(there, start_sha256=None)
+    (without,) = cells(root, "ladder", "supervised")
+    assert Cell.from_json(older).comparable() != without.comparable(), "a warm cell is never taken for a cold one"
+
+
+def test_a_start_that_was_replaced_before_its_cell_began_is_refused(root: Path, tmp_path: Path) -> None:
+    from mpamatch.files.starter import starter_folder
+
+    copied = Path(shutil.copytree(starter_folder(), tmp_path / "copied"))
+    (cell,) = cells(root, "ladder", "supervised", start=copied)
+    with open(copied / "model.safetensors", "ab") as file:
+        file.write(b" ")
+    with pytest.raises(Conflict, match="other weights than when the experiment was begun"):
+        prepared(tmp_path / "cell", cell)
 
 
 def test_the_folder_of_weights_reaches_the_run_and_plans_without_one_are_read(root: Path, tmp_path: Path) -> None:
