@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from backend.store import events, images, masks, models, projects, runs, schedules
@@ -61,7 +62,7 @@ def request_run(session: Session, project: Project, *, by: str, actor: str | Non
 
     ``by``: the trigger's word; ``actor``: who it was, where more than that is known.
     """
-    project.requested_run = by
+    _note(session, project, requested_run=by)
     events.record(
         session, project_id=project.id, actor=actor or by, what="run requested", subject=f"project:{project.id}"
     )
@@ -73,7 +74,7 @@ def request_adaptation(session: Session, project: Project, *, actor: str = "manu
     Raises Conflict where that cannot be, or could not be judged.
     """
     _check_adaptable(session, project)
-    project.requested_adaptation = True
+    _note(session, project, requested_adaptation=True)
     events.record(
         session,
         project_id=project.id,
@@ -82,6 +83,11 @@ def request_adaptation(session: Session, project: Project, *, actor: str = "manu
         subject=f"project:{project.id}",
         after={"adapt": True},
     )
+
+
+def _note(session: Session, project: Project, **wish: str | bool) -> None:
+    """Write a wish also where the row that was read holds it: a decision may have taken that one meanwhile."""
+    session.execute(update(Project).where(Project.id == project.id).values(**wish))
 
 
 def _check_adaptable(session: Session, project: Project) -> None:

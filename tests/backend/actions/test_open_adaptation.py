@@ -132,6 +132,28 @@ def test_it_waits_for_an_open_run_and_neither_wish_takes_the_others_place(made: 
     assert third.trigger == "manual"
 
 
+def test_a_wish_that_is_said_again_while_a_decision_takes_the_first_is_not_lost(made: Installation) -> None:
+    _ask(made)
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        assert project.requested_adaptation is True
+        assert _open(made) is not None
+        request_adaptation(session, project)
+    assert made.project().requested_adaptation is True
+
+
+def test_nor_is_one_for_a_training(made: Installation) -> None:
+    _label(made, 2)
+    with made.database.transaction() as session:
+        request_run(session, projects.get(session, made.project_id), by="manual")
+    with made.database.transaction() as session:
+        project = projects.get(session, made.project_id)
+        assert project.requested_run == "manual"
+        assert _open(made) is not None
+        request_run(session, project, by="manual")
+    assert made.project().requested_run == "manual"
+
+
 def test_min_labelled_is_of_trainings_and_stays_so(made: Installation) -> None:
     with made.database.transaction() as session:
         request_run(session, projects.get(session, made.project_id), by="manual")
