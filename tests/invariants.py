@@ -2,7 +2,8 @@
 
     A  every accepted label is in the store once and counted by exactly one later training set
     B  at most one run of a project is open, and a run hands in at most one model
-    C  the model that serves is complete, hash-checked and scored (or the first of its project: blank or starter)
+    C  the model that serves is complete, hash-checked and scored (or the first of its project: blank or starter), and
+       no adapted one serves or has served without a verdict by a bound
     D  what is shown carries the champion's version
     E  no tile is with two people, and none is lost
     F  the audit chain verifies
@@ -188,6 +189,7 @@ def _runs(session: Session, blobs: BlobFolder, project: Project, settled: bool) 
 
 
 def _served(session: Session, blobs: BlobFolder, project: Project, settled: bool) -> Iterator[str]:
+    yield from _adapted(session, project)
     champions = list(
         _rows(session, "SELECT id, version FROM model WHERE project_id = :p AND state = 'champion'", p=project.id)
     )
@@ -208,6 +210,17 @@ def _served(session: Session, blobs: BlobFolder, project: Project, settled: bool
         problem = _weights_problem(blobs, model)
         if problem is not None:
             yield f"C: model {model.version} serves and is not whole: {problem}"
+
+
+def _adapted(session: Session, project: Project) -> Iterator[str]:
+    unjudged = """
+        SELECT version, state FROM model
+        WHERE project_id = :p AND state IN ('champion', 'retired') AND jsonb_exists(metrics, 'adapted')
+          AND (verdict -> 'promote' = 'true' AND verdict -> 'figures' ->> 'rule' = 'bound') IS NOT TRUE
+        ORDER BY id
+    """
+    for model in _rows(session, unjudged, p=project.id):
+        yield f"C: model {model.version} was adapted and is {model.state} without a verdict by a bound"
 
 
 def _weights_problem(blobs: BlobFolder, model: Model) -> str | None:

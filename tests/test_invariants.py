@@ -244,6 +244,21 @@ ROWS: dict[str, tuple[str, str]] = {
         "B: model forgotten",
     ),
     "a champion that was never scored": ("UPDATE model SET verdict = NULL", "C: model m1 serves and was never"),
+    "an adapted champion without a verdict": (
+        """UPDATE model SET metrics = '{"adapted": {}}', verdict = NULL WHERE version = 'm1'""",
+        "C: model m1 was adapted and is champion without",
+    ),
+    "an adapted champion that was let in for now": (
+        """UPDATE model SET metrics = '{"adapted": {}}',
+               verdict = jsonb_set(verdict, '{figures,rule}', '"point"') WHERE version = 'm1'""",
+        "C: model m1 was adapted and is champion without",
+    ),
+    "an adapted model that served against its verdict": (
+        """INSERT INTO model (id, project_id, version, kind, state, metrics, verdict)
+           SELECT id + 1000, project_id, 'm9', kind, 'retired', '{"adapted": {}}',
+                  '{"promote": false, "figures": {"rule": "bound"}}' FROM model WHERE version = 'm1'""",
+        "C: model m9 was adapted and is retired without",
+    ),
     "a champion without weights": ("UPDATE model SET blob = NULL", "C: model m1 serves and is not whole"),
     "a project served by another model": (
         "UPDATE project SET champion_id = (SELECT min(id) FROM model)",
