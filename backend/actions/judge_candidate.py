@@ -58,7 +58,7 @@ def judge_candidate(database: Database, blobs: BlobStore, run_id: int, *, now: d
         seed=seed,
         champion_kind=kind,  # type: ignore[arg-type]
         collapsed=_collapsed(candidate),
-        never_provisional=run.trigger == runs.ADAPT,
+        never_provisional="adapted" in (candidate.metrics or {}),  # as promoting by hand tells one
     )
     with database.transaction() as session:
         carried_out = _carry_out(session, run_id, candidate.id, champion.id, verdict, now=now)

@@ -22,6 +22,15 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # The program of before would judge an open one as a training, and let it serve without a bound.
+    op.execute(
+        "UPDATE model SET state = 'rejected' WHERE state = 'candidate'"
+        " AND run_id IN (SELECT id FROM run WHERE trigger = 'adapt')"
+    )
+    op.execute(
+        "UPDATE run SET state = 'cancelled', cancel_requested = true, finished_at = now(), lease_until = NULL"
+        " WHERE trigger = 'adapt' AND state IN ('queued', 'training', 'judging')"
+    )
     # Rows of the old table cannot say it otherwise: somebody asked for these runs by hand.
     op.execute("UPDATE run SET trigger = 'manual' WHERE trigger = 'adapt'")
     op.drop_constraint(op.f(CHECK), "run", type_="check")

@@ -119,6 +119,18 @@ def test_a_candidate_that_was_promoted_by_hand_ends_its_run(made: Installation) 
         assert session.get_one(Run, run.id).state == "done"
 
 
+def test_an_adapted_candidate_stays_out_without_a_bound_whatever_its_run_is_called(made: Installation) -> None:
+    run, model = _judging(made, "m1")
+    with made.database.transaction() as session:
+        session.get_one(Model, model.id).metrics = {"adapted": {"from": "test-glands-m0", "images": 4}}
+        for mask in session.scalars(select(Mask)):
+            mask.withdrawn_at = LATER
+    verdict = judge_candidate(made.database, made.blobs, run.id, now=LATER)
+    assert verdict is not None
+    assert (verdict.promote, verdict.provisional, verdict.figures["rule"]) == (False, False, "no-audit")
+    assert _champion(made).version == "test-glands-m0"
+
+
 def _state(made: Installation, run: Run) -> str:
     with made.database.transaction() as session:
         return session.get_one(Run, run.id).state
