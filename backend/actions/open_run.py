@@ -27,9 +27,11 @@ from mpamatch.errors import Conflict
 from mpamatch.files.starter import starter_archive, starter_classes
 
 
-def facts_of(session: Session, project: Project, *, now: datetime) -> RetrainFacts:
-    """What the decision needs to know, at one moment."""
-    current = masks.current(session, project.id)
+def facts_of(
+    session: Session, project: Project, *, now: datetime, current: Sequence[masks.CurrentMask] | None = None
+) -> RetrainFacts:
+    """What the decision needs to know, at one moment; ``current``: its masks, where they were read already."""
+    current = masks.current(session, project.id) if current is None else current
     changed = [m for m in current if m.first_run_id is None]
     latest = runs.latest_training(session, project.id)
     schedule = schedules.of(session, project.id)
@@ -92,14 +94,13 @@ def _note(session: Session, project: Project, **wish: str | bool) -> None:
 
 def _check_adaptable(session: Session, project: Project) -> None:
     champion = projects.champion(session, project)
-    current = masks.current(session, project.id)
-    audit = [m for m in current if m.split == "audit"]
+    audit_tiles, audit_groups = masks.audit_counts(session, project.id)
     facts = AdaptationFacts(
         champion=champion.version,
         has_weights=champion.blob is not None,
-        audit_tiles=len(audit),
-        audit_groups=len({m.group for m in audit}),
-        pool_tiles=len(_pool(session, project, current)),
+        audit_tiles=audit_tiles,
+        audit_groups=audit_groups,
+        any_unlabelled=masks.any_unlabelled(session, project.id),
     )
     check_adaptable(facts, projects.policy_of(project).gate)
 
@@ -134,13 +135,15 @@ def open_run(
         images.lock_registration(session, project_id)
         project = projects.get(session, project_id)
         _drop_vain_adaptation(session, project)
-        decision = decide(now, facts_of(session, project, now=now), rules_of(session, project))
+        current = masks.current(session, project_id)  # once: the project's row is locked meanwhile
+        facts = facts_of(session, project, now=now, current=current)
+        decision = decide(now, facts, rules_of(session, project))
         run = None
         if decision.start and decision.trigger == runs.ADAPT:
             run = _queue_adaptation(session, blobs, project, decision)
             project.requested_adaptation = False
         elif decision.start and decision.trigger is not None:
-            run = _queue_training(session, blobs, project, decision)
+            run = _queue_training(session, blobs, project, decision, current)
             project.requested_run = None
         if decision.settles_due:
             _settle(session, project, run, decision, now)
@@ -173,26 +176,24 @@ def _masked_row(mask: masks.CurrentMask) -> dict[str, Any]:
     }
 
 
-def _pool(session: Session, project: Project, current: Sequence[masks.CurrentMask]) -> list[dict[str, Any]]:
-    # A partly reviewed tile is in both streams; one where a person could not tell is left out of both.
-    partly = {m.tile_id for m in current if m.reviewed_share < 1}
-    reviewed = masks.labelled_tile_ids(session, project.id) - partly
-    return [
-        {"tile": t.tile_id, "png_blob": t.png_blob, "group": t.group, "um_per_px": t.um_per_px}
-        for t in images.pool(session, project.id, split="train")
-        if t.tile_id not in reviewed
-    ]
+def _pool_row(tile: images.PoolTile) -> dict[str, Any]:
+    return {"tile": tile.tile_id, "png_blob": tile.png_blob, "group": tile.group, "um_per_px": tile.um_per_px}
 
 
-def _queue_training(session: Session, blobs: BlobStore, project: Project, decision: RetrainDecision) -> Run:
+def _queue_training(
+    session: Session,
+    blobs: BlobStore,
+    project: Project,
+    decision: RetrainDecision,
+    current: Sequence[masks.CurrentMask],
+) -> Run:
     champion = projects.champion(session, project)
-    current = masks.current(session, project.id)
     snapshot = {
         # With the texts of now: a run that is put back and goes on must not find other words.
         "classes": project.classes,
         "labelled": [_masked_row(m) for m in current if m.split == "train"],
         "audit": [_masked_row(m) for m in current if m.split == "audit"],
-        "pool": _pool(session, project, current),
+        "pool": [_pool_row(tile) for tile in masks.unlabelled(session, project.id)],  # also what is labelled in part
         "start_model": champion.id if champion.blob is not None else None,
         # The starter never saw this tissue: its first run takes the whole schedule, as a run from nothing does.
         "full_schedule": models.origin(session, champion).kind == "starter",
@@ -205,13 +206,13 @@ def _queue_training(session: Session, blobs: BlobStore, project: Project, decisi
 
 def _queue_adaptation(session: Session, blobs: BlobStore, project: Project, decision: RetrainDecision) -> Run:
     """A run without labels, so that none is counted in it: those that wait go to the next training."""
-    pool = _pool(session, project, masks.current(session, project.id))
-    drawn = draw_tiles((row["tile"] for row in pool), project.seed + _next_number(session, project))
+    pool = masks.unlabelled(session, project.id)
+    drawn = draw_tiles((tile.tile_id for tile in pool), project.seed + _next_number(session, project))
     snapshot = {
         "adapt": True,
         "classes": project.classes,
         "labelled": [],
-        "pool": [row for row in pool if row["tile"] in drawn],
+        "pool": [_pool_row(tile) for tile in pool if tile.tile_id in drawn],
         "start_model": projects.champion(session, project).id,
     }
     return _queue_run(session, blobs, project, decision, snapshot)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.orm import Session
 
 from backend.store import events
@@ -73,15 +74,18 @@ def tile_um_per_px(session: Session, tile: Tile) -> float | None:
 
 def pool(session: Session, project_id: int, *, split: str | None = None) -> list[PoolTile]:
     """All ready tiles of a project, by id."""
+    return [PoolTile(*row) for row in session.execute(pool_query(project_id, split=split))]
+
+
+def pool_query(project_id: int, *, split: str | None = None) -> Select[*tuple[Any, ...]]:
+    """What :func:`pool` reads, for queries that ask for more: each row makes a :class:`PoolTile`."""
     query = (
         select(Tile.id, Tile.image_id, Tile.png_blob, Image.group_name, tile_split, Image.um_per_px * Tile.scale)
         .join(Image, Image.id == Tile.image_id)
         .where(Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready")
         .order_by(Tile.id)
     )
-    if split is not None:
-        query = query.where(tile_split == split)
-    return [PoolTile(*row) for row in session.execute(query)]
+    return query if split is None else query.where(tile_split == split)
 
 
 def any_ready(session: Session, project_id: int) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import Select, Subquery, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from backend.store.images import tile_split
+from backend.store.images import PoolTile, pool_query, tile_split
 from backend.store.tables import Image, Mask, Run, Tile
 
 # What a run that ended like this was shown, no model has learnt: its labels count again.
@@ -98,35 +99,70 @@ def withdraw_of_annotation(session: Session, annotation_id: int, *, now: datetim
 
 def current(session: Session, project_id: int) -> Sequence[CurrentMask]:
     """The counting mask of every labelled tile of a project that may be used, by tile id."""
-    newest = (
-        select(Mask.tile_id, func.max(Mask.version).label("version"))
-        .where(Mask.withdrawn_at.is_(None))
-        .group_by(Mask.tile_id)
-        .subquery()
+    query = _current(
+        project_id,
+        Mask.id,
+        Mask.tile_id,
+        Mask.version,
+        Mask.blob,
+        Tile.png_blob,
+        Image.group_name,
+        tile_split,
+        Mask.first_run_id,
+        Mask.created_at,
+        Mask.reviewed_share,
+        Run.state,
+        Image.um_per_px * Tile.scale,
     )
-    rows = session.execute(
-        select(
-            Mask.id,
-            Mask.tile_id,
-            Mask.version,
-            Mask.blob,
-            Tile.png_blob,
-            Image.group_name,
-            tile_split,
-            Mask.first_run_id,
-            Mask.created_at,
-            Mask.reviewed_share,
-            Run.state,
-            Image.um_per_px * Tile.scale,
-        )
+    rows = session.execute(query.outerjoin(Run, Run.id == Mask.first_run_id).order_by(Mask.tile_id))
+    return [CurrentMask(*values) for values in map(tuple, rows)]
+
+
+def audit_counts(session: Session, project_id: int) -> tuple[int, int]:
+    """(tiles, groups) of the current masks that judge."""
+    query = _current(project_id, func.count(), func.count(Image.group_name.distinct())).where(tile_split == "audit")
+    tiles, groups = session.execute(query).one()
+    return tiles, groups
+
+
+def _counting() -> Subquery:
+    """Of each tile the version that counts."""
+    query = select(Mask.tile_id, func.max(Mask.version).label("version")).where(Mask.withdrawn_at.is_(None))
+    return query.group_by(Mask.tile_id).subquery()
+
+
+def _current(project_id: int, *columns: Any) -> Select[*tuple[Any, ...]]:
+    newest = _counting()
+    return (
+        select(*columns)
+        .select_from(Mask)
         .join(newest, (newest.c.tile_id == Mask.tile_id) & (newest.c.version == Mask.version))
         .join(Tile, Tile.id == Mask.tile_id)
         .join(Image, Image.id == Tile.image_id)
-        .outerjoin(Run, Run.id == Mask.first_run_id)
         .where(Tile.project_id == project_id, Tile.state == "ready", Image.state == "ready", Mask.reviewed_share > 0)
-        .order_by(Mask.tile_id)
     )
-    return [CurrentMask(*values) for values in map(tuple, rows)]
+
+
+def unlabelled(session: Session, project_id: int) -> list[PoolTile]:
+    """The train tiles of which something is unlabelled, by id: a tile that was labelled in part is one of them, one
+    where a person could not tell is not."""
+    return [PoolTile(*row) for row in session.execute(_unlabelled(project_id))]
+
+
+def any_unlabelled(session: Session, project_id: int) -> bool:
+    """Whether :func:`unlabelled` has a tile, without reading the pool."""
+    one = _unlabelled(project_id).with_only_columns(Tile.id).order_by(None).limit(1)
+    return session.scalar(one) is not None
+
+
+def _unlabelled(project_id: int) -> Select[*tuple[Any, ...]]:
+    newest, share = _counting(), Mask.reviewed_share
+    return (
+        pool_query(project_id, split="train")
+        .outerjoin(newest, newest.c.tile_id == Tile.id)
+        .outerjoin(Mask, (Mask.tile_id == Tile.id) & (Mask.version == newest.c.version))
+        .where(or_(share.is_(None), (share > 0) & (share < 1)))
+    )
 
 
 def newest_counting(session: Session, tile_id: int) -> Mask | None:
@@ -172,17 +208,6 @@ def reviewed_shares(session: Session, tile_ids: Sequence[int]) -> dict[int, floa
         )
     )
     return {row.tile_id: row.reviewed_share for row in rows}
-
-
-def labelled_tile_ids(session: Session, project_id: int) -> frozenset[int]:
-    """Tiles with any counting mask, reviewed or abstained."""
-    rows = session.scalars(
-        select(Mask.tile_id)
-        .join(Tile, Tile.id == Mask.tile_id)
-        .where(Tile.project_id == project_id, Mask.withdrawn_at.is_(None))
-        .distinct()
-    )
-    return frozenset(rows)
 
 
 def imported_tile_ids(session: Session, project_id: int) -> frozenset[int]:

@@ -21,13 +21,14 @@ two on one core, and a slide's hundred thousand tiles would take hours."""
 @dataclass(frozen=True)
 class AdaptationFacts:
     """``champion`` is its version and ``has_weights`` whether there is anything to adapt; ``audit_tiles`` of
-    ``audit_groups`` have a mask that the gate can judge by; ``pool_tiles`` are train tiles without a whole label."""
+    ``audit_groups`` have a mask that the gate can judge by; ``any_unlabelled``: there is a train tile without a
+    whole label."""
 
     champion: str
     has_weights: bool
     audit_tiles: int
     audit_groups: int
-    pool_tiles: int
+    any_unlabelled: bool
 
 
 def check_adaptable(facts: AdaptationFacts, gate: GatePolicy) -> None:
@@ -41,8 +42,9 @@ def check_adaptable(facts: AdaptationFacts, gate: GatePolicy) -> None:
             f"{gate.min_groups} to judge an adapted model, and lets none in unjudged"
         )
         raise Conflict("audit tiles", problem, "label more audit tiles, then ask again")
-    if facts.pool_tiles == 0:
-        raise Conflict("pool", "is empty: there is no tile to adapt to", "register images without labels")
+    if not facts.any_unlabelled:
+        problem = "holds no unlabelled train tile to adapt to"
+        raise Conflict("pool", problem, "register more images of this source that train, without masks")
 
 
 def draw_tiles(tile_ids: Iterable[int], seed: int) -> frozenset[int]:

@@ -1,12 +1,14 @@
 """A run that adapts the champion's norms: what it freezes, what it leaves alone, and when there is none."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from backend.actions.open_run import facts_of, open_run, request_adaptation, request_run
 from backend.store import masks, models, projects, runs
@@ -168,10 +170,59 @@ def test_a_champion_without_weights_is_refused(made: Installation) -> None:
     assert made.project().requested_adaptation is False
 
 
-def test_an_empty_pool_is_refused(made: Installation) -> None:
+def test_where_every_train_tile_is_labelled_it_is_refused(made: Installation) -> None:
     _label(made, 6)
-    with pytest.raises(Conflict, match="pool: is empty"):
+    with pytest.raises(Conflict, match="pool: holds no unlabelled train tile to adapt to; register more images"):
         _ask(made)
+
+
+@pytest.mark.parametrize(("share", "adapts"), [(0.0, False), (0.5, True)])
+def test_a_tile_that_is_labelled_in_part_is_adapted_to_and_one_where_nobody_could_tell_is_not(
+    made: Installation, share: float, adapts: bool
+) -> None:
+    _label(made, 6)
+    last = made.tiles("train")[-1].id
+    with made.database.transaction() as session:
+        blob = made.blobs.put(encode_raster(disc(x=26)))
+        masks.append(session, tile_id=last, origin="annotated", blob=blob, reviewed_share=share)
+    if adapts:
+        assert [row["tile"] for row in _snapshot(made, _adapting(made))["pool"]] == [last]
+        return
+    with pytest.raises(Conflict, match="no unlabelled train tile"):
+        _ask(made)
+
+
+@contextmanager
+def _lists_read(made: Installation) -> Iterator[list[str]]:
+    """The queries that answer with more than one row."""
+    found: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("SELECT") and cursor.rowcount > 1:
+            found.append(statement)
+
+    event.listen(made.database.engine, "after_cursor_execute", note)
+    yield found
+    event.remove(made.database.engine, "after_cursor_execute", note)
+
+
+def test_asking_reads_neither_the_pool_nor_the_masks(made: Installation) -> None:
+    _label(made, 2)
+    with _lists_read(made) as read:
+        _ask(made)
+    assert read == []
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+def test_opening_a_run_reads_masks_and_pool_once(made: Installation, adapt: bool) -> None:
+    _label(made, 2)
+    if adapt:
+        _ask(made)
+    with _lists_read(made) as read:
+        run = _open(made)
+    assert run is not None
+    assert run.trigger == ("adapt" if adapt else "labels")
+    assert len(read) == 2, read
 
 
 def test_a_gate_that_could_not_tell_is_a_refusal(database_url: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from mpamatch.domain.adaptation import MOST_TILES, AdaptationFacts, check_adapta
 from mpamatch.domain.gate import GatePolicy
 from mpamatch.errors import Conflict
 
-FACTS = AdaptationFacts("glands-m3", has_weights=True, audit_tiles=12, audit_groups=4, pool_tiles=1)
+FACTS = AdaptationFacts("glands-m3", has_weights=True, audit_tiles=12, audit_groups=4, any_unlabelled=True)
 
 
 def test_a_champion_with_weights_a_judge_and_a_pool_can_be_adapted():
@@ -20,7 +20,7 @@ def test_a_champion_with_weights_a_judge_and_a_pool_can_be_adapted():
         ({"audit_tiles": 0, "audit_groups": 0}, "audit tiles: 0 labelled of 0 groups"),
         ({"audit_tiles": 11}, "the gate needs 12 of 4"),
         ({"audit_groups": 3}, "12 labelled of 3 groups"),
-        ({"pool_tiles": 0}, "pool: is empty"),
+        ({"any_unlabelled": False}, "pool: holds no unlabelled train tile"),
     ],
 )
 def test_what_cannot_be_adapted_or_judged_is_refused_in_one_line_with_a_remedy(changes, said):
