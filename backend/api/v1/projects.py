@@ -40,7 +40,11 @@ class ProjectShape(Shape):
 
 
 class ProjectStatus(Shape):
-    """Counts of one project at one moment."""
+    """Counts of one project at one moment.
+
+    ``run_requested`` and ``adaptation_requested``: somebody asked for a training, or for an adaptation, and no run was
+    opened for it yet.
+    """
 
     project: str
     champion: str | None
@@ -51,6 +55,7 @@ class ProjectStatus(Shape):
     queue: dict[str, int]
     open_run: int | None
     run_requested: bool
+    adaptation_requested: bool
 
 
 class StatusShape(Shape):
@@ -132,4 +137,5 @@ def _status(session: Session, project: Project) -> ProjectStatus:
         queue=leases.counts(session, project),
         open_run=None if run is None else run.number,
         run_requested=project.requested_run is not None,
+        adaptation_requested=project.requested_adaptation,
     )

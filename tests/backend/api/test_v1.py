@@ -374,6 +374,8 @@ def test_an_adaptation_is_asked_for_once_and_refused_where_it_could_not_be_judge
     assert client.post(f"{MINE}/runs", json={"adapt": True}, headers=key).headers["Idempotent-Replayed"] == "true"
     check_problem(client.post(f"{MINE}/runs", json={"adapt": False}, headers=key), 422)
     assert (api.mine.project().requested_adaptation, api.mine.project().requested_run) == (True, None)
+    (waiting,) = [p for p in client.get("/api/v1/status").json()["projects"] if MINE.endswith(p["project"])]
+    assert (waiting["adaptation_requested"], waiting["run_requested"]) == (True, False)
     assert client.post(f"{MINE}/runs", json={}).status_code == 202
     assert api.mine.project().requested_run == "manual"
     run, _ = open_run(api.mine.database, api.mine.blobs, api.mine.project_id, now=datetime.now(UTC))
