@@ -78,6 +78,7 @@ class LastRun:
     state: str
     problem: str | None
     finished_at: datetime | None
+    adapts: bool
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def see_ring(session: Session, project: Project, *, now: datetime) -> Ring:
         starts=decision.start,
         start_reasons=tuple(decision.reasons),
         run=_open_run(latest) if latest is not None and latest.state in runs.OPEN else None,
-        last_run=None if latest is None else LastRun(latest.number, latest.state, latest.problem, latest.finished_at),
+        last_run=None if latest is None else _last_run(latest),
         runs=_count(session, select(func.count()).where(Run.project_id == project.id)),
         candidate=next((m.version for m in reversed(all_models) if m.state == "candidate"), None),
         judged=sum(m.verdict is not None for m in all_models),
@@ -276,6 +277,10 @@ def _masked(session: Session, project_id: int) -> dict[str, int]:
         .group_by(tile_split)
     )
     return {row[0]: row[1] for row in rows}
+
+
+def _last_run(run: Run) -> LastRun:
+    return LastRun(run.number, run.state, run.problem, run.finished_at, run.trigger == runs.ADAPT)
 
 
 def _open_run(run: Run) -> OpenRun:

@@ -116,8 +116,11 @@ def _last_run(ring: Ring) -> list[Trouble]:
     last = ring.last_run
     if last is None or last.state != "failed":
         return []
-    what = f"run {last.number} failed: {last.problem or 'no reason noted'}"
-    return [Trouble(what, "The champion stays. Read the run's page, then start a run.", False)]
+    what = f"{'adapting in ' if last.adapts else ''}run {last.number} failed: {last.problem or 'no reason noted'}"
+    remedy = "The champion stays. Read the run's page, then start a run."
+    if last.adapts:
+        remedy = "The champion stays, and nothing waits for this: label on, and the next run trains as ever."
+    return [Trouble(what, remedy, False)]
 
 
 def _drift(drift: Drift) -> list[Trouble]:

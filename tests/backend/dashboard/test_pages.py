@@ -262,6 +262,25 @@ def test_a_run_that_adapts_says_that_it_learns_no_label_and_shows_no_losses(visi
     assert "none: adapted" in ring
 
 
+@pytest.mark.parametrize(
+    ("trigger", "said", "remedy"),
+    [
+        ("adapt", "adapting in run 4 failed: no norms", "nothing waits for this: label on"),
+        ("manual", "run 4 failed: no norms", "then start a run"),
+    ],
+)
+def test_what_to_do_about_a_failed_run_goes_by_what_it_was_for(
+    visit: Visit, made: Installation, trigger: str, said: str, remedy: str
+) -> None:
+    with made.database.transaction() as session:
+        run = session.scalars(select(Run).where(Run.number == 4)).one()
+        run.trigger, run.state, run.problem = trigger, "failed", "no norms"
+    ring = plain(visit(made.folder).get(PROJECT).text)
+    assert said in ring
+    assert remedy in ring
+    assert ("then start a run" in ring) == (trigger == "manual")
+
+
 def test_a_run_shows_what_it_noted(visit: Visit, made: Installation) -> None:
     client = visit(made.folder)
     assert "What it noted: low-rank tuning given up &lt;script&gt;" in plain(client.get(f"{PROJECT}/runs/1").text)
