@@ -83,8 +83,9 @@ def start_run(
 ) -> None:
     """Ask for a run now; the request stands until it can be met: while a run is open, or labels are missing.
 
-    With --adapt the run trains nothing: it takes the batch norms' statistics of the champion anew from the pool, in
-    seconds, and the gate judges what comes out. Refused where the gate could not.
+    With --adapt the run trains nothing: it takes the batch norms' statistics of the champion anew from the
+    unlabelled tiles, in seconds to a minute or two, and the gate judges what comes out. Refused where the gate could
+    not.
     """
     with opened() as here:
         with here.database.transaction() as session:

@@ -1,7 +1,8 @@
 """A run that trains nothing: the norms of its start are adapted to the pool, and the model is handed in as any other.
 
-It has no checkpoint, since it takes seconds: stopped or killed, it starts again, and the same seed gives the same
-model. It looks at no label and gives the model no figure; what the model is worth is for the gate to say.
+It has no checkpoint, since it takes seconds to a minute or two: stopped or killed, it starts again, and the same seed
+gives the same model. It looks at no label and gives the model no figure; what the model is worth is for the gate to
+say.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def train_run(
         device = choose_device(spec.device, machine, place=place)
         precision = choose_precision(spec.precision, device, machine)
         if spec.adapt and place != 0:
-            return {}  # seconds of work for one process: nobody waits for the others
+            return {}  # seconds to a minute or two of work for one process: nobody waits for the others
         peers = Peers() if spec.adapt else held.enter_context(joined(device))
         peers.wait()
         try:

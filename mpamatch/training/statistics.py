@@ -1,6 +1,6 @@
 """Statistics of a segmenter's batch norms, taken anew from unlabelled images: no label, no gradient.
 
-For images of another laboratory or scanner. It costs seconds and may help or harm, so the model that comes out is a
+For images of another laboratory or scanner. It costs little time and may help or harm, so the model that comes out is a
 candidate like any other: the gate decides. Source of the idea: Li et al., "Revisiting batch normalization for
 practical domain adaptation", arXiv 1603.04779 (AdaBN).
 """
