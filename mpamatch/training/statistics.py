@@ -26,6 +26,8 @@ from mpamatch.network.weights import LoadedModel, ModelConfig
 
 ROUNDS, BATCH = 4, 8
 """Patches of each image, and patches that a batch shows."""
+KEPT_BYTES = 256 * 2**20
+"""Room for patches of later rounds; an image whose patches find none is read again in the next round."""
 ReadImage = Callable[[Path], NDArray[np.uint8] | None]
 _Norm = nn.modules.batchnorm._BatchNorm
 
@@ -95,20 +97,30 @@ def pool_batches(
 
     In each round every image gives one patch, at a place drawn by (seed, round, file name), and the order of images is
     drawn too: a batch shows many images, which its variance needs. A last short batch is left out unless it is the
-    only one, and an image for which ``read`` answers None.
+    only one, and an image for which ``read`` answers None. An image is read once where its patches of later rounds
+    find room in ``KEPT_BYTES``.
     """
     predictor, config = Predictor(loaded), loaded.config
     device, scales = next(loaded.module.parameters()).device, um_per_px or {}
+    side_px = config.recipe.patch_px
+    room = KEPT_BYTES // (3 * side_px**2)
+    kept: dict[tuple[int, Path], NDArray[np.uint8]] = {}
     waiting: list[NDArray[np.uint8]] = []
     given = False
     for number in range(rounds):
         for path in sorted(images, key=lambda p: hash_draw(seed, f"order {number}", p.name)):
-            image = read(path)
-            if image is None:
-                continue
-            working = reduce_image(image, predictor.reduction(image, um_per_px=scales.get(path)))
-            draw = np.random.default_rng(hash_draw(seed, f"patch {number}", path.name))
-            waiting.append(_patch(working, config.recipe.patch_px, draw))
+            patch = kept.pop((number, path), None)
+            if patch is None:
+                image = read(path)
+                if image is None:
+                    continue
+                working = reduce_image(image, predictor.reduction(image, um_per_px=scales.get(path)))
+                later = rounds if len(kept) + rounds - number - 1 <= room else number + 1
+                for at in range(number, later):
+                    draw = np.random.default_rng(hash_draw(seed, f"patch {at}", path.name))
+                    kept[at, path] = _patch(working, side_px, draw)
+                patch = kept.pop((number, path))
+            waiting.append(patch)
             if len(waiting) == batch:
                 yield _tensor(waiting, loaded).to(device, memory_format=torch.channels_last)
                 waiting, given = [], True

@@ -12,6 +12,7 @@ from mpamatch.errors import BadInput
 from mpamatch.network.encoders import encoder_record
 from mpamatch.network.model import Segmenter, build_segmenter
 from mpamatch.network.weights import LoadedModel, ModelConfig, WorkingScale
+from mpamatch.training import statistics
 from mpamatch.training.statistics import batch_norms, pool_batches, reestimate_norms
 from tests.mpamatch.tissue import CLASSES, draw, quick_recipe
 
@@ -92,6 +93,26 @@ def test_batches_show_many_images_and_depend_on_the_seed_alone() -> None:
     backwards = dict(reversed(drawn.items()))
     assert all(torch.equal(a, b) for a, b in zip(pool(drawn), pool(backwards), strict=True))
     assert not torch.equal(pool(drawn)[0], pool(drawn, seed=1)[0])
+
+
+def test_an_image_is_read_once_where_its_patches_may_be_kept_and_the_batches_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = {f"{n}.png": draw(n)[0] for n in range(8)}
+    config = ModelConfig("m", CLASSES, encoder_record("tiny"), WorkingScale(1.0), quick_recipe())
+    loaded = LoadedModel(segmenter(), config)
+    made: list[list[torch.Tensor]] = []
+    for patches, reads in ((100, 8), (10, 16), (0, 32)):
+        monkeypatch.setattr(statistics, "KEPT_BYTES", patches * 3 * config.recipe.patch_px**2)
+        read: list[str] = []
+
+        def image_of(path: Path, read: list[str] = read) -> np.ndarray:
+            read.append(path.name)
+            return images[path.name]
+
+        made.append(list(pool_batches(loaded, [Path(n) for n in images], image_of, seed=0)))
+        assert len(read) == reads
+    assert all(torch.equal(a, b) and torch.equal(b, c) for a, b, c in zip(*made, strict=True))
 
 
 def test_short_batches_small_images_and_unread_ones() -> None:
