@@ -73,8 +73,12 @@ def request_run(session: Session, project: Project, *, by: str, actor: str | Non
 def request_adaptation(session: Session, project: Project, *, actor: str = "manual") -> None:
     """Note that somebody wants the champion's norms adapted to the pool; taken as :func:`request_run` says.
 
-    Raises Conflict where that cannot be, or could not be judged.
+    Raises Conflict where that cannot be, could not be judged, or is being done.
     """
+    going_on = runs.open_run(session, project.id)
+    if going_on is not None and going_on.trigger == runs.ADAPT:
+        remedy = f"see `mpamatch runs show {going_on.number} --follow`"
+        raise Conflict("adaptation", f"run {going_on.number} is at it", remedy)
     _check_adaptable(session, project)
     _note(session, project, requested_adaptation=True)
     events.record(
@@ -205,15 +209,20 @@ def _queue_training(
 
 
 def _queue_adaptation(session: Session, blobs: BlobStore, project: Project, decision: RetrainDecision) -> Run:
-    """A run without labels, so that none is counted in it: those that wait go to the next training."""
-    pool = masks.unlabelled(session, project.id)
-    drawn = draw_tiles((tile.tile_id for tile in pool), project.seed + _next_number(session, project))
+    """A run without labels, so that none is counted in it: those that wait go to the next training.
+
+    The seed is the champion's and not the run's: asked for again, nothing is drawn anew until a gate lets it in.
+    """
+    champion, pool = projects.champion(session, project), masks.unlabelled(session, project.id)
+    seed = project.seed + champion.id
+    drawn = draw_tiles((tile.tile_id for tile in pool), seed)
     snapshot = {
         "adapt": True,
+        "seed": seed,
         "classes": project.classes,
         "labelled": [],
         "pool": [_pool_row(tile) for tile in pool if tile.tile_id in drawn],
-        "start_model": projects.champion(session, project).id,
+        "start_model": champion.id,
     }
     return _queue_run(session, blobs, project, decision, snapshot)
 

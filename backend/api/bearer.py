@@ -64,7 +64,7 @@ def _caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | No
 def _at_least(role: tokens.Role) -> Callable[[Caller], Caller]:
     def allowed(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
         if tokens.ROLES.index(caller.role) < tokens.ROLES.index(role):
-            raise HTTPException(403, f"needs the role {role}; this token is for a {caller.role}")
+            raise HTTPException(403, f"needs the role {role}; this token has the role {caller.role}")
         return caller
 
     return allowed

@@ -38,8 +38,8 @@ def check_adaptable(facts: AdaptationFacts, gate: GatePolicy) -> None:
         raise Conflict(f"champion {facts.champion}", problem, "label tiles and let a run train first")
     if facts.audit_tiles < gate.min_tiles or facts.audit_groups < gate.min_groups:
         problem = (
-            f"{facts.audit_tiles} labelled of {facts.audit_groups} groups; the gate needs {gate.min_tiles} of "
-            f"{gate.min_groups} to judge an adapted model, and lets none in unjudged"
+            f"{facts.audit_tiles} labelled of {facts.audit_groups} groups; the gate needs {gate.min_tiles} tiles of "
+            f"{gate.min_groups} groups to judge an adapted model, and lets none in unjudged"
         )
         raise Conflict("audit tiles", problem, "label more audit tiles, then ask again")
     if not facts.any_unlabelled:

@@ -145,7 +145,9 @@ def _by_labels(now: datetime, facts: RetrainFacts, policy: TriggerPolicy) -> Ret
     needed = _new_changes_needed(facts, policy)
     if facts.changed_tiles < needed:
         again = f"{_tiles(facts.returned_tiles)} of runs that ended without a model count again"
-        return _wait(again, f"{_tiles(needed)} changed anew, a schedule or a request starts the next run")
+        return _wait(
+            again, f"the next run starts with {_tiles(needed)} more that changed, by the schedule or on request"
+        )
     changed = f"{_tiles(facts.new_tiles)} changed since the last run (>= {policy.after_tiles})"
     settled_at = _settled_at(now, facts, policy)
     if settled_at > now:

@@ -172,7 +172,7 @@ def _write_run_folder(parts: Parts, run: Run, folder: Path) -> None:
     description = {
         "adapt": adapts,
         "start_version": start.version if adapts and start is not None else None,
-        "seed": seed + run.number,
+        "seed": snapshot.get("seed", seed + run.number),
         "recipe": run.recipe,
         "classes": classes,
         "version": run.version,

@@ -220,7 +220,7 @@ def _it_is_ranked_away(made: Installation, tile_id: int) -> None:
 
 LATE = {
     "held under another lease": _somebody_takes_it,
-    "labelled meanwhile": _somebody_labels_it,
+    "annotated meanwhile": _somebody_labels_it,
     "shown in Label Studio": _label_studio_shows_it,
     "left out meanwhile": _somebody_leaves_it_out,
     "not in the queue any more": _it_is_ranked_away,

@@ -139,7 +139,9 @@ def test_a_wish_that_is_said_again_while_a_decision_takes_the_first_is_not_lost(
     with made.database.transaction() as session:
         project = projects.get(session, made.project_id)
         assert project.requested_adaptation is True
-        assert _open(made) is not None
+        run = _open(made)
+        assert run is not None
+        _end(made, run, "cancelled")
         request_adaptation(session, project)
     assert made.project().requested_adaptation is True
 
@@ -231,7 +233,7 @@ def test_a_gate_that_could_not_tell_is_a_refusal(database_url: str, tmp_path: Pa
     with pytest.raises(Conflict, match="audit tiles: 0 labelled"):
         _ask(made)
     add_images(made, train=0, audit=2, masked=True, first=100)
-    with pytest.raises(Conflict, match="audit tiles: 2 labelled of 2 groups; the gate needs 3 of 3"):
+    with pytest.raises(Conflict, match="audit tiles: 2 labelled of 2 groups; the gate needs 3 tiles of 3 groups"):
         _ask(made)
 
 
@@ -252,12 +254,28 @@ def test_a_wish_that_became_vain_while_it_waited_is_dropped_with_its_reason(made
     assert "has no weights" in dropped.after["reasons"][0]
 
 
-def test_of_a_large_pool_the_runs_seed_draws(made: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_one_is_at_it_another_wish_is_refused_and_names_it(made: Installation) -> None:
+    run = _adapting(made)
+    with pytest.raises(Conflict, match=f"run {run.number} is at it"):
+        _ask(made)
+    assert made.project().requested_adaptation is False
+
+
+def test_asked_again_it_draws_what_it_drew(made: Installation) -> None:
+    first = _adapting(made)
+    _end(made, first, "cancelled")
+    again = _adapting(made)
+    assert again.number != first.number
+    assert _snapshot(made, again) == _snapshot(made, first)
+
+
+def test_of_a_large_pool_the_champions_seed_draws(made: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptation, "MOST_TILES", 3)
     run = _adapting(made)
     drawn = {row["tile"] for row in _snapshot(made, run)["pool"]}
     assert len(drawn) == 3
-    assert drawn == adaptation.draw_tiles((t.id for t in made.tiles("train")), 1 + run.number)
+    seed = made.project().seed + _snapshot(made, run)["start_model"]
+    assert drawn == adaptation.draw_tiles((t.id for t in made.tiles("train")), seed)
 
 
 @pytest.mark.parametrize(("kind", "full"), [("starter", True), ("trained", False)])

@@ -321,7 +321,7 @@ def test_an_adaptation_that_could_not_be_judged_is_refused_in_one_line(made: Ins
         projects.champion(session, made.project()).blob = made.blobs.put(b"weights")
     code, out, err = call("start", "--adapt", "--follow")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "audit tiles: 2 labelled of 2 groups; the gate needs 12 of 4" in err
+    assert "audit tiles: 2 labelled of 2 groups; the gate needs 12 tiles of 4 groups" in err
     assert made.project().requested_adaptation is False
 
 

@@ -115,7 +115,7 @@ def test_labels_of_a_run_without_a_model_count_again_with_one_new_change(made: I
     add_images(made, train=1, audit=0, masked=True, first=101)
     again, decision = open_run(made.database, made.blobs, made.project_id, now=LATER)
     assert again is None
-    assert decision.reasons[1].startswith("2 tiles changed anew")
+    assert decision.reasons[1].startswith("the next run starts with 2 tiles more that changed")
     add_images(made, train=1, audit=0, masked=True, first=102)
     third = _queued(made)
     _end(made, third, "training", "judging", "done")

@@ -18,7 +18,7 @@ def test_a_champion_with_weights_a_judge_and_a_pool_can_be_adapted():
     [
         ({"has_weights": False}, "champion glands-m3: has no weights"),
         ({"audit_tiles": 0, "audit_groups": 0}, "audit tiles: 0 labelled of 0 groups"),
-        ({"audit_tiles": 11}, "the gate needs 12 of 4"),
+        ({"audit_tiles": 11}, "the gate needs 12 tiles of 4 groups"),
         ({"audit_groups": 3}, "12 labelled of 3 groups"),
         ({"any_unlabelled": False}, "pool: holds no unlabelled train tile"),
     ],
