@@ -111,6 +111,8 @@ def _place(name: str, protocol: Protocol) -> Path:
     parts = [name, protocol.dataset, protocol.profile]
     if protocol.regime != "few":
         parts.append(protocol.regime)
+    if protocol.folds:  # other images are scored: not the same results
+        parts.append("folds")
     return Path("results") / "-".join(parts)
 
 

@@ -143,3 +143,10 @@ def test_a_cell_that_lacked_its_weights_finds_them_in_a_folder_that_is_named_lat
         (folder / CELL_PLAN).write_text(json.dumps(each.to_json()))
         with pytest.raises(NotFound, match=said):
             run_cell(folder, clock=lambda: 0.0, stop=lambda: False)
+
+
+def test_left_out_folds_are_kept_beside_the_validation_list_and_not_over_it(root: Path) -> None:
+    from mpamatch.cli.experiment import _place
+
+    plain, folded = (_place("ladder", Protocol("phantom", root, "quick", 1, folds=n)) for n in (0, 2))
+    assert plain != folded
